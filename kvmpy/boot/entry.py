@@ -1,0 +1,51 @@
+"""What a loader hands over: the state in which the first CPU enters the guest."""
+
+from __future__ import annotations
+
+# 64-bit mode with paging and CR3; 32-bit protected mode without paging; real mode.
+LONG = "long"
+PROTECTED = "protected"
+REAL = "real"
+
+# Selectors of the boot protocol ("64-bit Boot Protocol" in the kernel's boot.rst), and what lies behind them.
+BOOT_CS = 0x10
+BOOT_DS = 0x18
+BOOT_TSS = 0x20
+
+
+class Entry:
+    """The first CPU's registers, before its first instruction.
+
+    `mode` is LONG, PROTECTED or REAL.  `registers` holds the general registers that are not 0, by name.  `cr3` is
+    0 where paging is off.  `gdt_base` and `gdt_limit` describe the table that holds BOOT_CS and BOOT_DS; both are
+    0 in real mode.  `description` says in a few words what was loaded and how; `notes` are lines worth telling
+    the user.
+    """
+
+    __slots__ = ("cr3", "description", "gdt_base", "gdt_limit", "mode", "notes", "registers", "rip", "rsp")
+
+    def __init__(
+        self,
+        mode: str,
+        rip: int,
+        *,
+        rsp: int = 0,
+        registers: dict[str, int] | None = None,
+        cr3: int = 0,
+        gdt_base: int = 0,
+        gdt_limit: int = 0,
+        description: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.mode = mode
+        self.rip = rip
+        self.rsp = rsp
+        self.registers = registers or {}
+        self.cr3 = cr3
+        self.gdt_base = gdt_base
+        self.gdt_limit = gdt_limit
+        self.description = description
+        self.notes = notes
+
+    def __repr__(self) -> str:
+        return f"Entry({self.mode}, rip={self.rip:#x}: {self.description})"

@@ -1,0 +1,215 @@
+"""Linux, from a bzImage or an ELF vmlinux to the first instruction, by the kernel's boot protocol.
+
+A bzImage is unpacked here and its kernel entered directly, which saves the guest the work; when that cannot be
+done its own decompressor is entered instead.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from kvmpy.boot import elf, unpack
+from kvmpy.boot.bzimage import ENTRY_64, BzImage
+from kvmpy.boot.elf import Elf
+from kvmpy.boot.entry import LONG, PROTECTED, Entry
+from kvmpy.errors import ConfigError, ImageError
+from kvmpy.units import MIB, PAGE_SIZE, align_down, align_up, format_size
+from kvmpy.x86 import bootparams, layout
+from kvmpy.x86.mptable import write_mp_tables
+from kvmpy.x86.paging import build_identity_map
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvmpy.memory import GuestMemory
+
+# What an x86 kernel is built with: COMMAND_LINE_SIZE less its NUL, and a 2 GiB ceiling for the initrd.
+_VMLINUX_CMDLINE_SIZE = 2047
+_VMLINUX_INITRD_ADDR_MAX = 0x7FFFFFFF
+
+# A kernel unpacked is 10 to 100 MiB; a machine's RAM is the other bound.
+UNPACKED_MAX = 512 * MIB
+
+# 64-bit code, data, TSS behind the selectors of the boot protocol; the 32-bit protocol differs in the code's bits.
+_GDT_CODE_64 = 0x00AF9B000000FFFF
+_GDT_CODE_32 = 0x00CF9B000000FFFF
+_GDT_DATA = 0x00CF93000000FFFF
+_GDT_TSS = 0x00808B000000FFFF
+
+
+class _Kernel:
+    """A kernel in guest RAM: where it is entered, and the first address behind what it needs."""
+
+    __slots__ = ("description", "end", "mode", "notes", "rip")
+
+    def __init__(self, mode: str, rip: int, end: int, description: str, notes: tuple[str, ...] = ()) -> None:
+        self.mode = mode
+        self.rip = rip
+        self.end = end
+        self.description = description
+        self.notes = notes
+
+
+def load_vmlinux(
+    memory: GuestMemory,
+    kernel: memoryview,
+    *,
+    initrd: memoryview | None = None,
+    cmdline: str = "",
+    vcpus: int = 1,
+    rng: Callable[[int], bytes] = os.urandom,
+) -> Entry:
+    """Loads the ELF file `kernel`; see `load_linux`."""
+    header = bootparams.synthetic_header(_VMLINUX_CMDLINE_SIZE, _VMLINUX_INITRD_ADDR_MAX)
+    line = _encode_cmdline(cmdline, _VMLINUX_CMDLINE_SIZE)
+    loaded = _load_elf(memory, Elf(kernel), "vmlinux")
+    return _finish(memory, loaded, header, line, initrd, _VMLINUX_INITRD_ADDR_MAX, vcpus, rng)
+
+
+def load_bzimage(
+    memory: GuestMemory,
+    kernel: memoryview,
+    *,
+    initrd: memoryview | None = None,
+    cmdline: str = "",
+    vcpus: int = 1,
+    rng: Callable[[int], bytes] = os.urandom,
+) -> Entry:
+    """Loads the bzImage `kernel`; see `load_linux`."""
+    image = BzImage(kernel)
+    line = _encode_cmdline(cmdline, image.cmdline_size)
+    loaded = _load_payload(memory, image)
+    return _finish(memory, loaded, image.header, line, initrd, image.initrd_addr_max, vcpus, rng)
+
+
+def load_linux(
+    memory: GuestMemory,
+    kernel: memoryview,
+    *,
+    initrd: memoryview | None = None,
+    cmdline: str = "",
+    vcpus: int = 1,
+    rng: Callable[[int], bytes] = os.urandom,
+) -> Entry:
+    """Loads a Linux kernel, its initrd and everything that the boot protocol wants into `memory`.
+
+    `kernel` is a whole bzImage or ELF file.  `memory` is fresh: the kernel's zeroed data is not zeroed again.
+    Raises `ImageError` for a kernel that cannot be used, and `ConfigError` for a command line that is too long
+    or a machine that has too little memory.
+    """
+    loader = load_vmlinux if elf.is_elf(kernel) else load_bzimage
+    return loader(memory, kernel, initrd=initrd, cmdline=cmdline, vcpus=vcpus, rng=rng)
+
+
+def _encode_cmdline(cmdline: str, limit: int) -> bytes:
+    line = os.fsencode(cmdline)
+    limit = min(limit, layout.COMMAND_LINE_MAX - 1)
+    if b"\0" in line:
+        raise ConfigError("append", "the kernel command line holds a NUL character")
+    if len(line) > limit:
+        raise ConfigError("append", f"the kernel command line has {len(line)} bytes; this kernel takes {limit}")
+    return line + b"\0"
+
+
+def _load_payload(memory: GuestMemory, image: BzImage) -> _Kernel:
+    """The kernel inside a bzImage, unpacked here or else left to its own decompressor."""
+    if image.payload is None:
+        return _load_decompressor(memory, image, "no payload named")
+    if elf.is_elf(image.payload):
+        return _load_elf(memory, Elf(image.payload), "bzImage, payload not compressed", image.init_size)
+    name = unpack.recognise(image.payload)
+    if name is None:
+        return _load_decompressor(memory, image, "payload in an unknown format")
+    try:
+        vmlinux = unpack.unpack(image.payload, min(memory.size, UNPACKED_MAX))
+    except unpack.MissingLibraryError as error:
+        return _load_decompressor(memory, image, f"{name} payload", f"The guest unpacks its kernel itself: {error}.")
+    return _load_elf(memory, Elf(memoryview(vmlinux)), f"bzImage, {name} payload unpacked", image.init_size)
+
+
+def _load_elf(memory: GuestMemory, file: Elf, what: str, init_size: int = 0) -> _Kernel:
+    entry = file.physical_entry
+    if file.start < layout.HIGH_MEMORY:
+        raise ImageError(f"the kernel wants to be loaded at {file.start:#x}, below 1 MiB")
+    end = max(file.end, file.start + init_size)
+    _check_fits(memory, end)
+    for segment in file.loads:
+        memory.write(segment.paddr, file.data[segment.offset : segment.offset + segment.filesz])
+    mode = LONG if file.bits == 64 else PROTECTED
+    return _Kernel(mode, entry, end, f"{what}, {file.bits}-bit entry")
+
+
+def _load_decompressor(memory: GuestMemory, image: BzImage, what: str, *notes: str) -> _Kernel:
+    address = layout.HIGH_MEMORY
+    # It unpacks to where it is, or to where the kernel wants to be, whichever is higher.
+    target = max(address, image.pref_address)
+    end = max(address + len(image.code), target + image.init_size)
+    _check_fits(memory, end)
+    memory.write(address, image.code)
+    if image.has_64bit_entry:
+        return _Kernel(LONG, address + ENTRY_64, end, f"bzImage, {what}, its own decompressor, 64-bit entry", notes)
+    return _Kernel(PROTECTED, address, end, f"bzImage, {what}, its own decompressor, 32-bit entry", notes)
+
+
+def _low_ram_end(memory: GuestMemory) -> int:
+    return memory.regions[0].end
+
+
+def _check_fits(memory: GuestMemory, end: int) -> None:
+    if end > _low_ram_end(memory):
+        needed = format_size(align_up(end, MIB))
+        raise ConfigError("memory", f"the kernel needs at least {needed}; the machine has {format_size(memory.size)}")
+
+
+def _load_initrd(memory: GuestMemory, initrd: memoryview | None, kernel_end: int, addr_max: int) -> tuple[int, int]:
+    if initrd is None or not len(initrd):
+        return 0, 0
+    size = len(initrd)
+    ceiling = min(_low_ram_end(memory), addr_max + 1)
+    address = align_down(ceiling - size, PAGE_SIZE)
+    if address < kernel_end:
+        raise ConfigError(
+            "initrd", f"{size} bytes do not fit between the kernel's end at {kernel_end:#x} and {ceiling:#x}"
+        )
+    memory.write(address, initrd)
+    return address, size
+
+
+def _finish(
+    memory: GuestMemory,
+    kernel: _Kernel,
+    header: bytes,
+    line: bytes,
+    initrd: memoryview | None,
+    initrd_addr_max: int,
+    vcpus: int,
+    rng: Callable[[int], bytes],
+) -> Entry:
+    """Writes what surrounds the kernel, and says how to enter it."""
+    placed = _load_initrd(memory, initrd, kernel.end, initrd_addr_max)
+    memory.write(layout.COMMAND_LINE, line)
+    write_mp_tables(memory, vcpus)
+    zero_page = bootparams.write_zero_page(
+        memory,
+        header,
+        table=bootparams.e820(memory.regions),
+        initrd=placed,
+        code32_start=layout.HIGH_MEMORY,
+        rng=rng,
+    )
+    code = _GDT_CODE_64 if kernel.mode == LONG else _GDT_CODE_32
+    gdt = struct.pack("<6Q", 0, 0, code, _GDT_DATA, _GDT_TSS, 0)
+    memory.write(layout.GDT, gdt)
+    return Entry(
+        kernel.mode,
+        kernel.rip,
+        rsp=layout.BOOT_STACK_TOP,
+        registers={"rsi": zero_page},
+        cr3=build_identity_map(memory, layout.PAGE_TABLES) if kernel.mode == LONG else 0,
+        gdt_base=layout.GDT,
+        gdt_limit=len(gdt) - 1,
+        description=kernel.description,
+        notes=kernel.notes,
+    )
