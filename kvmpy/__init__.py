@@ -1,0 +1,1 @@
+"""kvmpy: a virtual machine monitor in Python."""

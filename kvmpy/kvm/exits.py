@@ -1,0 +1,257 @@
+"""Why KVM_RUN returned: the reasons, their names, and typed views of what each says (api.rst, section 5).
+
+A view reads `struct kvm_run` at the time of each access and is made once a vCPU: an exit makes no object.
+The answer to a guest's read is what its view's data holds when the vCPU runs again.
+"""
+
+from __future__ import annotations
+
+from kvmpy.kvm._ffi import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+KVM_EXIT_UNKNOWN: int = lib.KVM_EXIT_UNKNOWN
+KVM_EXIT_EXCEPTION: int = lib.KVM_EXIT_EXCEPTION
+KVM_EXIT_IO: int = lib.KVM_EXIT_IO
+KVM_EXIT_HYPERCALL: int = lib.KVM_EXIT_HYPERCALL
+KVM_EXIT_DEBUG: int = lib.KVM_EXIT_DEBUG
+KVM_EXIT_HLT: int = lib.KVM_EXIT_HLT
+KVM_EXIT_MMIO: int = lib.KVM_EXIT_MMIO
+KVM_EXIT_IRQ_WINDOW_OPEN: int = lib.KVM_EXIT_IRQ_WINDOW_OPEN
+KVM_EXIT_SHUTDOWN: int = lib.KVM_EXIT_SHUTDOWN
+KVM_EXIT_FAIL_ENTRY: int = lib.KVM_EXIT_FAIL_ENTRY
+KVM_EXIT_INTR: int = lib.KVM_EXIT_INTR
+KVM_EXIT_SET_TPR: int = lib.KVM_EXIT_SET_TPR
+KVM_EXIT_TPR_ACCESS: int = lib.KVM_EXIT_TPR_ACCESS
+KVM_EXIT_NMI: int = lib.KVM_EXIT_NMI
+KVM_EXIT_INTERNAL_ERROR: int = lib.KVM_EXIT_INTERNAL_ERROR
+KVM_EXIT_SYSTEM_EVENT: int = lib.KVM_EXIT_SYSTEM_EVENT
+KVM_EXIT_IOAPIC_EOI: int = lib.KVM_EXIT_IOAPIC_EOI
+KVM_EXIT_HYPERV: int = lib.KVM_EXIT_HYPERV
+KVM_EXIT_X86_RDMSR: int = lib.KVM_EXIT_X86_RDMSR
+KVM_EXIT_X86_WRMSR: int = lib.KVM_EXIT_X86_WRMSR
+KVM_EXIT_DIRTY_RING_FULL: int = lib.KVM_EXIT_DIRTY_RING_FULL
+KVM_EXIT_AP_RESET_HOLD: int = lib.KVM_EXIT_AP_RESET_HOLD
+KVM_EXIT_X86_BUS_LOCK: int = lib.KVM_EXIT_X86_BUS_LOCK
+KVM_EXIT_XEN: int = lib.KVM_EXIT_XEN
+KVM_EXIT_NOTIFY: int = lib.KVM_EXIT_NOTIFY
+KVM_EXIT_MEMORY_FAULT: int = lib.KVM_EXIT_MEMORY_FAULT
+
+EXIT_NAMES: dict[int, str] = {
+    value: name.removeprefix("KVM_EXIT_").lower() for name, value in list(globals().items()) if name[:9] == "KVM_EXIT_"
+}
+"""Exit reason → KVM's name for it in lower case: `io`, `mmio`, `hlt` ..."""
+
+KVM_INTERNAL_ERROR_EMULATION: int = lib.KVM_INTERNAL_ERROR_EMULATION
+KVM_INTERNAL_ERROR_SIMUL_EX: int = lib.KVM_INTERNAL_ERROR_SIMUL_EX
+KVM_INTERNAL_ERROR_DELIVERY_EV: int = lib.KVM_INTERNAL_ERROR_DELIVERY_EV
+
+KVM_SYSTEM_EVENT_SHUTDOWN: int = lib.KVM_SYSTEM_EVENT_SHUTDOWN
+KVM_SYSTEM_EVENT_RESET: int = lib.KVM_SYSTEM_EVENT_RESET
+KVM_SYSTEM_EVENT_CRASH: int = lib.KVM_SYSTEM_EVENT_CRASH
+
+# struct kvm_run's flag that says: data[1] and data[2] hold the instruction (KVM_INTERNAL_ERROR_EMULATION).
+_FLAG_INSTRUCTION_BYTES = 1
+
+
+class IoExit:
+    """`in`, `out`, and their string forms: `count` elements of `size` bytes at `port`."""
+
+    __slots__ = ("_io", "_memory", "_run")
+
+    def __init__(self, run: Any, memory: memoryview) -> None:
+        self._run = run
+        self._io = ffi.addressof(run, "io")
+        self._memory = memory
+
+    @property
+    def port(self) -> int:
+        """The port's number."""
+        return int(self._io.port)
+
+    @property
+    def size(self) -> int:
+        """Bytes in one element: 1, 2 or 4."""
+        return int(self._io.size)
+
+    @property
+    def count(self) -> int:
+        """How many elements: more than 1 for `rep ins` and `rep outs`."""
+        return int(self._io.count)
+
+    @property
+    def is_write(self) -> bool:
+        """Whether the guest wrote (`out`)."""
+        return bool(self._io.direction)
+
+    @property
+    def data(self) -> memoryview:
+        """The `size * count` bytes that were written, or that a read is to be answered with."""
+        start = self._io.data_offset
+        return self._memory[start : start + self._io.size * self._io.count]
+
+
+class MmioExit:
+    """A load or store where there is no RAM: 1 to 8 bytes at `address`."""
+
+    __slots__ = ("_data", "_mmio")
+
+    def __init__(self, run: Any, memory: memoryview) -> None:
+        self._mmio = ffi.addressof(run, "mmio")
+        start = ffi.offsetof("struct kvm_run", "mmio", "data")
+        self._data = memory[start : start + 8]
+
+    @property
+    def address(self) -> int:
+        """The guest-physical address."""
+        return int(self._mmio.phys_addr)
+
+    @property
+    def is_write(self) -> bool:
+        """Whether the guest wrote."""
+        return bool(self._mmio.is_write)
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes that were written, or that a read is to be answered with."""
+        return self._data[: self._mmio.len]
+
+
+class MsrExit:
+    """`rdmsr` or `wrmsr` that KVM leaves to us; `KVM_CAP_X86_USER_SPACE_MSR` says which."""
+
+    __slots__ = ("_msr",)
+
+    def __init__(self, run: Any) -> None:
+        self._msr = ffi.addressof(run, "msr")
+
+    @property
+    def index(self) -> int:
+        """The MSR's number."""
+        return int(self._msr.index)
+
+    @property
+    def reason(self) -> int:
+        """Why KVM did not answer: `KVM_MSR_EXIT_REASON_*`."""
+        return int(self._msr.reason)
+
+    @property
+    def value(self) -> int:
+        """What the guest writes, or is to read."""
+        return int(self._msr.data)
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self._msr.data = value
+
+    def fault(self) -> None:
+        """Answers with a general protection fault."""
+        self._msr.error = 1
+
+
+class InternalErrorExit:
+    """KVM could not go on: `suberror` is `KVM_INTERNAL_ERROR_*`."""
+
+    __slots__ = ("_internal",)
+
+    def __init__(self, run: Any) -> None:
+        self._internal = ffi.addressof(run, "internal")
+
+    @property
+    def suberror(self) -> int:
+        """Which error."""
+        return int(self._internal.suberror)
+
+    @property
+    def data(self) -> tuple[int, ...]:
+        """Up to 16 words that KVM adds; their meaning depends on `suberror`."""
+        return tuple(self._internal.data[i] for i in range(min(self._internal.ndata, 16)))
+
+    @property
+    def instruction(self) -> bytes:
+        """The bytes that KVM's emulator was given (up to 15, the instruction first), or none if it does not say."""
+        words = self.data
+        if self.suberror != KVM_INTERNAL_ERROR_EMULATION or len(words) < 3 or not words[0] & _FLAG_INSTRUCTION_BYTES:
+            return b""
+        packed = b"".join(word.to_bytes(8, "little") for word in words[1:3])
+        return packed[1 : 1 + min(packed[0], 15)]
+
+
+class SystemEventExit:
+    """The guest asked for a shutdown or reset, or reported a crash, by a paravirtual way."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, run: Any) -> None:
+        self._event = ffi.addressof(run, "system_event")
+
+    @property
+    def type(self) -> int:
+        """`KVM_SYSTEM_EVENT_*`."""
+        return int(self._event.type)
+
+
+class FailEntryExit:
+    """The processor refused the guest's state."""
+
+    __slots__ = ("_fail",)
+
+    def __init__(self, run: Any) -> None:
+        self._fail = ffi.addressof(run, "fail_entry")
+
+    @property
+    def reason(self) -> int:
+        """The processor's own code (Intel: the exit reason; AMD: 0xffff...)."""
+        return int(self._fail.hardware_entry_failure_reason)
+
+
+class DebugExit:
+    """A breakpoint or single step that was asked for with `Vcpu.set_guest_debug`."""
+
+    __slots__ = ("_arch",)
+
+    def __init__(self, run: Any) -> None:
+        self._arch = run.debug.arch
+
+    @property
+    def exception(self) -> int:
+        """1 for #DB (step, hardware breakpoint), 3 for #BP (software breakpoint)."""
+        return int(self._arch.exception)
+
+    @property
+    def pc(self) -> int:
+        """The linear address of the instruction."""
+        return int(self._arch.pc)
+
+    @property
+    def dr6(self) -> int:
+        """Debug status: which condition was met."""
+        return int(self._arch.dr6)
+
+
+class Exit:
+    """All views of one vCPU's `struct kvm_run`; the one that its `reason` names is the one that is valid."""
+
+    __slots__ = ("_run", "debug", "fail_entry", "internal_error", "io", "mmio", "msr", "system_event")
+
+    def __init__(self, run: Any, memory: memoryview) -> None:
+        self._run = run
+        self.io = IoExit(run, memory)
+        self.mmio = MmioExit(run, memory)
+        self.msr = MsrExit(run)
+        self.internal_error = InternalErrorExit(run)
+        self.system_event = SystemEventExit(run)
+        self.fail_entry = FailEntryExit(run)
+        self.debug = DebugExit(run)
+
+    @property
+    def reason(self) -> int:
+        """`KVM_EXIT_*` of the last exit."""
+        return int(self._run.exit_reason)
+
+    @property
+    def name(self) -> str:
+        """KVM's name of the reason in lower case, or its number."""
+        return EXIT_NAMES.get(self.reason, str(self.reason))
