@@ -32,6 +32,9 @@ _VMLINUX_INITRD_ADDR_MAX = 0x7FFFFFFF
 # A kernel unpacked is 10 to 100 MiB; a machine's RAM is the other bound.
 UNPACKED_MAX = 512 * MIB
 
+# Before protocol 2.10 a bzImage does not say how much memory it unpacks into: this many times its own size.
+_UNKNOWN_INIT_SIZE = 5
+
 # 64-bit code, data, TSS behind the selectors of the boot protocol; the 32-bit protocol differs in the code's bits.
 _GDT_CODE_64 = 0x00AF9B000000FFFF
 _GDT_CODE_32 = 0x00CF9B000000FFFF
@@ -132,7 +135,7 @@ def _load_payload(memory: GuestMemory, image: BzImage) -> _Kernel:
 def _load_elf(memory: GuestMemory, file: Elf, what: str, init_size: int = 0) -> _Kernel:
     entry = file.physical_entry
     if file.start < layout.HIGH_MEMORY:
-        raise ImageError(f"the kernel wants to be loaded at {file.start:#x}, below 1 MiB")
+        raise ImageError(f"its ELF file loads at {file.start:#x}, below 1 MiB, as no Linux kernel does")
     end = max(file.end, file.start + init_size)
     _check_fits(memory, end)
     for segment in file.loads:
@@ -145,7 +148,7 @@ def _load_decompressor(memory: GuestMemory, image: BzImage, what: str, *notes: s
     address = layout.HIGH_MEMORY
     # It unpacks to where it is, or to where the kernel wants to be, whichever is higher.
     target = max(address, image.pref_address)
-    end = max(address + len(image.code), target + image.init_size)
+    end = max(address + len(image.code), target + (image.init_size or _UNKNOWN_INIT_SIZE * len(image.code)))
     _check_fits(memory, end)
     memory.write(address, image.code)
     if image.has_64bit_entry:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from kvmpy.errors import ImageError
-from kvmpy.units import MIB, format_size
+from kvmpy.units import KIB, MIB, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,13 @@ MAGICS = (
 _LZMA_MEMORY = 256 * MIB
 _ZSTD_WINDOW = 128 * MIB
 
+# Four bytes can stand for 128 KiB, so this is what one step can allocate: 32 MiB.
+_ZSTD_CHUNK = 1 * KIB
+
 # Block size of the legacy container that `lz4 -l` writes.
 _LZ4_BLOCK = 8 * MIB
+_LZ4_BLOCKS_MAX = 1024
+_LZ4_MAGIC = 0x184C2102
 
 
 class MissingLibraryError(ImageError):
@@ -118,16 +123,16 @@ def _lz4(data: memoryview, limit: int) -> bytes:
         import lz4.block
     except ImportError as error:
         raise MissingLibraryError("lz4", "lz4") from error
-    blocks = []
+    blocks: list[bytes] = []
     total = 0
     position = 4
     # What is left at the end and too short for a block is the appended size.
     while position + 4 < len(data):
         (size,) = struct.unpack_from("<I", data, position)
         position += 4
-        if size == 0x184C2102:  # archives may be concatenated
+        if size == _LZ4_MAGIC:  # archives may be concatenated
             continue
-        if size > len(data) - position:
+        if size > len(data) - position or len(blocks) == _LZ4_BLOCKS_MAX:
             raise _damaged("lz4")
         try:
             block = lz4.block.decompress(data[position : position + size], uncompressed_size=_LZ4_BLOCK)
@@ -146,13 +151,19 @@ def _zstd(data: memoryview, limit: int) -> bytes:
         import zstandard
     except ImportError as error:
         raise MissingLibraryError("zstd", "zstandard") from error
+    decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
     parts = []
     total = 0
+    position = 0
     try:
-        with zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(data) as reader:
-            while part := reader.read(min(4 * MIB, limit + 1 - total)):
-                parts.append(part)
-                total += len(part)
+        while not decoder.eof and total <= limit:
+            chunk = data[position : position + _ZSTD_CHUNK]
+            if not chunk:
+                raise _damaged("zstd")
+            part: bytes = decoder.decompress(chunk)
+            parts.append(part)
+            total += len(part)
+            position += len(chunk)
     except zstandard.ZstdError as error:
         raise _damaged("zstd", error) from error
     return b"".join(parts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 
 from kvmpy.errors import ConfigError
-from kvmpy.memory import HOLE_END
 from kvmpy.x86 import layout
 
 TYPE_CHECKING = False
