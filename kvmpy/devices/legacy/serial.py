@@ -6,7 +6,43 @@ and what waits in the receive FIFO below the trigger level counts as timed out a
 
 from __future__ import annotations
 
-from kvmpy.devices.legacy.serial_state import SerialState, SerialStats
+from kvmpy.devices.legacy.serial_registers import (
+    FCR_CLEAR_RCVR,
+    FCR_DMA_SELECT,
+    FCR_ENABLE_FIFO,
+    FCR_TRIGGER_MASK,
+    FIFO_SIZE,
+    IER_MSI,
+    IER_RDI,
+    IER_RLSI,
+    IER_THRI,
+    IIR_FIFO_ENABLED,
+    IIR_MSI,
+    IIR_NO_INT,
+    IIR_RDI,
+    IIR_RLSI,
+    IIR_RX_TIMEOUT,
+    IIR_THRI,
+    LCR_DLAB,
+    LSR_BI,
+    LSR_DR,
+    LSR_FE,
+    LSR_FIFOE,
+    LSR_OE,
+    LSR_PE,
+    LSR_TEMT,
+    LSR_THRE,
+    MCR_DTR,
+    MCR_LOOP,
+    MCR_OUT1,
+    MCR_OUT2,
+    MCR_RTS,
+    MSR_LINES,
+    MSR_RI,
+    TRIGGER_LEVELS,
+    SerialState,
+    SerialStats,
+)
 from kvmpy.devices.registers import RegisterFile, ignore_write
 
 TYPE_CHECKING = False
@@ -15,69 +51,7 @@ if TYPE_CHECKING:
 
     from kvmpy.irq import InterruptLine
 
-# Register offsets.  Some are one register when read, another when written, and a third while LCR_DLAB is set.
-RBR = THR = DLL = 0  # receiver buffer, transmitter holding, divisor latch (low)
-IER = DLM = 1  # interrupt enable, divisor latch (high)
-IIR = FCR = 2  # interrupt identification, FIFO control
-LCR = 3  # line control
-MCR = 4  # modem control
-LSR = 5  # line status
-MSR = 6  # modem status
-SCR = 7  # scratch
-
-SERIAL_PORTS = 8
-
-IER_RDI = 0x01  # received data (the data sheet's ERBFI)
-IER_THRI = 0x02  # transmitter holding register empty (ETBEI)
-IER_RLSI = 0x04  # receiver line status (ELSI)
-IER_MSI = 0x08  # modem status (EDSSI)
-
-IIR_NO_INT = 0x01
-IIR_MSI = 0x00
-IIR_THRI = 0x02
-IIR_RDI = 0x04
-IIR_RLSI = 0x06
-IIR_RX_TIMEOUT = 0x0C
-IIR_FIFO_ENABLED = 0xC0
-
-FCR_ENABLE_FIFO = 0x01
-FCR_CLEAR_RCVR = 0x02
-FCR_CLEAR_XMIT = 0x04
-FCR_DMA_SELECT = 0x08
-FCR_TRIGGER_MASK = 0xC0
-
-LCR_WLEN8 = 0x03
-LCR_SBC = 0x40  # set break control
-LCR_DLAB = 0x80  # divisor latch access
-
-MCR_DTR = 0x01
-MCR_RTS = 0x02
-MCR_OUT1 = 0x04
-MCR_OUT2 = 0x08  # on a PC, this pin lets the interrupt out to the bus
-MCR_LOOP = 0x10
-
-LSR_DR = 0x01  # data ready
-LSR_OE = 0x02  # overrun
-LSR_PE = 0x04  # parity error
-LSR_FE = 0x08  # framing error
-LSR_BI = 0x10  # break
-LSR_THRE = 0x20  # transmitter holding register empty
-LSR_TEMT = 0x40  # transmitter empty
-LSR_FIFOE = 0x80  # an error or a break is somewhere in the FIFO
-
-MSR_DCTS = 0x01
-MSR_DDSR = 0x02
-MSR_TERI = 0x04  # ring indicator went off
-MSR_DDCD = 0x08
-MSR_CTS = 0x10
-MSR_DSR = 0x20
-MSR_RI = 0x40
-MSR_DCD = 0x80
-MSR_DELTAS = MSR_DCTS | MSR_DDSR | MSR_TERI | MSR_DDCD
-MSR_LINES = MSR_CTS | MSR_DSR | MSR_RI | MSR_DCD
-
-FIFO_SIZE = 16
-TRIGGER_LEVELS = (1, 4, 8, 14)  # by FCR_TRIGGER_MASK >> 6
+__all__ = ["Serial", "SerialState", "SerialStats"]
 
 _BREAK = 0x100  # marks a zero byte in the FIFO that was a break
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from kvmpy.devices.legacy import serial as s
-from kvmpy.devices.legacy.serial_state import SerialState
+from kvmpy.devices.legacy import serial_registers as s
+from kvmpy.devices.legacy.serial import Serial
 from kvmpy.testing.fakes import FakeLine, Ports
 
 
@@ -17,7 +17,7 @@ class Port(Ports):
     def __init__(self) -> None:
         self.line = FakeLine()
         self.sent = bytearray()
-        self.uart = s.Serial(self.line, self.sent.extend)
+        self.uart = Serial(self.line, self.sent.extend)
         super().__init__(self.uart)
 
     def iir(self) -> int:
@@ -50,7 +50,7 @@ def test_a_wide_write_at_thr_sends_its_first_byte_and_sets_ier(port):
 
 
 def test_the_output_may_come_straight_back():
-    uart = s.Serial(FakeLine(), lambda data: uart.receive(data))
+    uart = Serial(FakeLine(), lambda data: uart.receive(data))
     Ports(uart).outb(s.THR, ord("e"))
     assert Ports(uart).inb(s.RBR) == ord("e")
 
@@ -370,7 +370,7 @@ def test_a_restored_port_goes_on_where_the_other_stopped(port):
     port.uart.receive(b"abc")
     port.uart.receive_break()
     other = Port()
-    other.uart.restore(SerialState.from_dict(json.loads(json.dumps(port.uart.save().to_dict()))))
+    other.uart.restore(s.SerialState.from_dict(json.loads(json.dumps(port.uart.save().to_dict()))))
     assert other.line.level
     assert [other.inb(offset) for offset in range(1, 8)] == [port.inb(offset) for offset in range(1, 8)]
     assert bytes(other.inb(s.RBR) for _ in range(4)) == b"abc\0"
@@ -379,13 +379,13 @@ def test_a_restored_port_goes_on_where_the_other_stopped(port):
 
 def test_restoring_the_power_on_state_resets(port):
     port.enable(s.IER_THRI)
-    port.uart.restore(SerialState())
+    port.uart.restore(s.SerialState())
     assert not port.line.level
-    assert port.uart.save() == SerialState()
+    assert port.uart.save() == s.SerialState()
 
 
 def test_an_impossible_fifo_leaves_no_room_and_does_no_harm(port):
-    port.uart.restore(SerialState(fifo=[0x100] * 16, lines=0xFF, errors=1))
+    port.uart.restore(s.SerialState(fifo=[0x100] * 16, lines=0xFF, errors=1))
     assert port.uart.receive(b"x") == 0
     assert [port.inb(s.RBR) for _ in range(17)] == [0] * 17
 

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kvmpy.devices.legacy import serial as s
+from kvmpy.devices.legacy import serial_registers as s
+from kvmpy.devices.legacy.serial import Serial
 from kvmpy.testing.fakes import FakeLine, Ports
 
 BYTES = st.integers(0, 0xFF)
@@ -18,7 +19,7 @@ class AnyUse(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.line = FakeLine()
-        self.uart = s.Serial(self.line, lambda data: None)
+        self.uart = Serial(self.line, lambda data: None)
         self.ports = Ports(self.uart)
 
     @rule(offset=st.integers(0, 9), width=st.sampled_from([1, 1, 1, 2, 4]))
@@ -50,7 +51,7 @@ class AnyUse(RuleBasedStateMachine):
     def the_line_is_pending_and_out2(self) -> None:
         # Asked of a copy, because reading IIR changes it.
         line = FakeLine()
-        copy = s.Serial(line, lambda data: None)
+        copy = Serial(line, lambda data: None)
         copy.restore(self.uart.save())
         mcr = Ports(copy).inb(s.MCR)
         pending = not Ports(copy).inb(s.IIR) & s.IIR_NO_INT
@@ -63,7 +64,7 @@ class Stream(RuleBasedStateMachine):
     @initialize(fifo=st.sampled_from([0, 1, 0x41, 0x81, 0xC1]))
     def start(self, fifo: int) -> None:
         self.sent = bytearray()
-        self.uart = s.Serial(FakeLine(), self.sent.extend)
+        self.uart = Serial(FakeLine(), self.sent.extend)
         self.ports = Ports(self.uart)
         self.ports.outb(s.FCR, fifo)
         self.wrote = bytearray()

@@ -1,4 +1,4 @@
-"""What a serial port saves, and what it counts."""
+"""The registers of a 16550A serial port: offsets and bits, named as Linux names them; what it saves and counts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,70 @@ if TYPE_CHECKING:
     from typing import ClassVar
 
     from kvmpy.devices.state import Fields
+
+# Register offsets.  Some are one register when read, another when written, and a third while LCR_DLAB is set.
+RBR = THR = DLL = 0  # receiver buffer, transmitter holding, divisor latch (low)
+IER = DLM = 1  # interrupt enable, divisor latch (high)
+IIR = FCR = 2  # interrupt identification, FIFO control
+LCR = 3  # line control
+MCR = 4  # modem control
+LSR = 5  # line status
+MSR = 6  # modem status
+SCR = 7  # scratch
+
+SERIAL_PORTS = 8
+
+IER_RDI = 0x01  # received data (the data sheet's ERBFI)
+IER_THRI = 0x02  # transmitter holding register empty (ETBEI)
+IER_RLSI = 0x04  # receiver line status (ELSI)
+IER_MSI = 0x08  # modem status (EDSSI)
+
+IIR_NO_INT = 0x01
+IIR_MSI = 0x00
+IIR_THRI = 0x02
+IIR_RDI = 0x04
+IIR_RLSI = 0x06
+IIR_RX_TIMEOUT = 0x0C
+IIR_FIFO_ENABLED = 0xC0
+
+FCR_ENABLE_FIFO = 0x01
+FCR_CLEAR_RCVR = 0x02
+FCR_CLEAR_XMIT = 0x04
+FCR_DMA_SELECT = 0x08
+FCR_TRIGGER_MASK = 0xC0
+
+LCR_WLEN8 = 0x03
+LCR_SBC = 0x40  # set break control
+LCR_DLAB = 0x80  # divisor latch access
+
+MCR_DTR = 0x01
+MCR_RTS = 0x02
+MCR_OUT1 = 0x04
+MCR_OUT2 = 0x08  # on a PC, this pin lets the interrupt out to the bus
+MCR_LOOP = 0x10
+
+LSR_DR = 0x01  # data ready
+LSR_OE = 0x02  # overrun
+LSR_PE = 0x04  # parity error
+LSR_FE = 0x08  # framing error
+LSR_BI = 0x10  # break
+LSR_THRE = 0x20  # transmitter holding register empty
+LSR_TEMT = 0x40  # transmitter empty
+LSR_FIFOE = 0x80  # an error or a break is somewhere in the FIFO
+
+MSR_DCTS = 0x01
+MSR_DDSR = 0x02
+MSR_TERI = 0x04  # ring indicator went off
+MSR_DDCD = 0x08
+MSR_CTS = 0x10
+MSR_DSR = 0x20
+MSR_RI = 0x40
+MSR_DCD = 0x80
+MSR_DELTAS = MSR_DCTS | MSR_DDSR | MSR_TERI | MSR_DDCD
+MSR_LINES = MSR_CTS | MSR_DSR | MSR_RI | MSR_DCD
+
+FIFO_SIZE = 16
+TRIGGER_LEVELS = (1, 4, 8, 14)  # by FCR_TRIGGER_MASK >> 6
 
 
 class SerialState(State):
