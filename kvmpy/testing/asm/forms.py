@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from kvmpy.testing.asm.operands import FarPointer, Immediate, Memory, Operand, Register
+from kvmpy.testing.asm.operands import FarPointer, Memory, Operand, Register
 from kvmpy.testing.asm.table import TABLE
 
 _V_NUMBERS = {"immv": {16: "imm16", 32: "imm32", 64: "simm32"}, "relv": {16: "rel16", 32: "rel32", 64: "rel32"}}
@@ -77,7 +77,7 @@ class Form:
                 self.plus = self.plus or word.endswith("+r")
                 opcode.append(int(word.removesuffix("+r"), 16))
         if self.size == 64 or self.address == 64:
-            self.modes = (64,)
+            self.modes = tuple(bits for bits in self.modes if bits == 64)
         self.mandatory = bytes(opcode[:1]) if len(opcode) > 1 and opcode[0] in (0x66, 0xF2, 0xF3) else b""
         self.opcode = bytes(opcode[len(self.mandatory) :])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvmpy.testing.asm.expression import AsmError, Expression, Token, Words, number
 
-SIZES = {"byte": 8, "word": 16, "dword": 32, "qword": 64, "oword": 128}
+SIZES = {"byte": 8, "word": 16, "dword": 32, "qword": 64, "xmmword": 128}
 
 
 class Register:

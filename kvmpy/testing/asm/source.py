@@ -10,6 +10,7 @@ from kvmpy.testing.asm.operands import REGISTERS, Operand, read_operand
 # More is a mistake: guests are tiny.
 MAX_SIZE = 16 << 20
 _MAX_PASSES = 100
+_MAX_COPIES = 1 << 16
 
 _DATA = {"db": 1, "dw": 2, "dd": 4, "dq": 8}
 _PREFIXES = {"lock": 0xF0, "rep": 0xF3, "repe": 0xF3, "repz": 0xF3, "repne": 0xF2, "repnz": 0xF2}
@@ -81,6 +82,8 @@ class Statement:
             return b""
         times = self._count(symbols, final)
         if isinstance(self.body, Instruction):
+            if times > _MAX_COPIES:
+                raise AsmError(f"times repeats an instruction at most {_MAX_COPIES} times")
             code = bytearray()
             for _ in range(times):
                 data = self.body.encode(symbols, final)

@@ -137,7 +137,7 @@ _GENERAL = """
     cmpxchg16b m            | o64 0F C7 /1
     xadd rm8 r8             | 0F C0 /r
     xadd rmv rv             | 0F C1 /r
-    movnti m r32            | o32 0F C3 /r
+    movnti m r32            | 0F C3 /r
     movnti m r64            | o64 0F C3 /r
     push rv                 | 50+r d64
     push es                 | 06 n64
@@ -168,6 +168,7 @@ _GENERAL = """
     popa                    | 61 n64
     pushad                  | o32 60 n64
     popad                   | o32 61 n64
+    enter imm16 imm8        | C8 iw ib
     leave                   | C9
     jmp rel8                | EB cb
     jmp relv                | E9 cv d64
