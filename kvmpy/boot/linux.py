@@ -107,7 +107,10 @@ def load_linux(
 
 
 def _encode_cmdline(cmdline: str, limit: int) -> bytes:
-    line = os.fsencode(cmdline)
+    try:
+        line = cmdline.encode("utf-8", "surrogateescape")  # as Python decodes what came on our own command line
+    except UnicodeEncodeError as error:
+        raise ConfigError("append", "the kernel command line holds characters that are no text") from error
     limit = min(limit, layout.COMMAND_LINE_MAX - 1)
     if b"\0" in line:
         raise ConfigError("append", "the kernel command line holds a NUL character")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -40,7 +41,7 @@ def table_of(size: int) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize("size", [64 * KIB, 640 * KIB, MIB, 2 * MIB, 3 * GIB, 5 * GIB])
 def test_e820_rises_and_does_not_overlap(size):
     table = table_of(size)
-    for (start, length, _), (following, _, _) in zip(table, table[1:], strict=False):
+    for (start, length, _), (following, _, _) in itertools.pairwise(table):
         assert start + length <= following
     assert all(length > 0 for _, length, _ in table)
 

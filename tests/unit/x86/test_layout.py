@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from kvmpy.memory import HOLE_END, HOLE_START
 from kvmpy.x86 import layout
 
@@ -20,7 +22,7 @@ PLACES = sorted(
 
 
 def test_no_two_places_overlap():
-    for (start, size), (following, _) in zip(PLACES, PLACES[1:], strict=False):
+    for (start, size), (following, _) in itertools.pairwise(PLACES):
         assert start + size <= following
 
 
