@@ -39,10 +39,7 @@ class Instruction:
         self.forms = self._select()
 
     def _select(self) -> list[Form]:
-        known = forms(self.mnemonic)
-        if not known:
-            raise AsmError(f"there is no instruction {self.mnemonic!r}")
-        accepted = [form for form in known if form.accepts(self.operands)]
+        accepted = [form for form in forms(self.mnemonic) if form.accepts(self.operands)]
         if not accepted:
             raise AsmError(f"{self.mnemonic} does not take these operands")
         valid = [form for form in accepted if form.valid(self.bits)]

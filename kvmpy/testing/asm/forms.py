@@ -5,7 +5,8 @@ A line of the table reads `mnemonic operands... | encoding`, close to the opcode
 Operands: `r8 r16 r32 r64` registers; `rm8`... register or memory; `m` memory of any size; `xmm`, and `xm32 xm64
 xm128` with memory; `sreg cr dr`; a register by its name; `imm8 imm16 imm32 imm64`; `simm8 simm32` sign-extended to the
 operand size; `rel8 rel16 rel32` jump targets; `ptr` selector:offset; `mfar` memory holding one; a literal `1`.
-`v` in place of a size stands for 16, 32 and 64 bits (`immv` and `relv` are 32 bits for 64).
+`v` in place of a size stands for 16, 32 and 64 bits (`immv` and `relv` are 32 bits for 64; `av` is ax, eax, rax); where
+no operand shows it, `v` stands in the encoding.
 
 Encoding: bytes in hexadecimal (66, F2 or F3 before others is a mandatory prefix); `/r`, `/0` to `/7`; `B8+r`; `ib iw
 id iq` immediates, `iv` as the operand size has them; `cb cv` offsets of jumps; `cp` a far pointer; `o16 o32 o64`

@@ -175,9 +175,11 @@ class Source:
                 prefixes.append(_PREFIXES[word])
             else:
                 sizes[word[0]] = _SIZES[word]
+            if words.done:
+                raise AsmError(f"{word} needs an instruction behind it, on the same line")
             word = words.take().text.lower()
         if word not in mnemonics():
-            raise AsmError(f"there is no instruction {word!r}")
+            raise AsmError(f"there is no instruction called {word!r}")
         operands: list[Operand] = []
         if not words.done:
             operands.append(read_operand(words))

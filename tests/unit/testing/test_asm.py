@@ -156,7 +156,8 @@ def test_arithmetic(value: str, result: int) -> None:
     ("source", "message"),
     [
         ("mov eax, bl", "mov does not take these operands"),
-        ("frob eax", "there is no instruction 'frob'"),
+        ("frob eax", "there is no instruction called 'frob'"),
+        ("rep", "rep needs an instruction behind it, on the same line"),
         ("inc [rax]", "say byte, word, dword or qword for the operand of inc"),
         ("movzx eax, [rax]", "say byte, word, dword or qword for the operand of movzx"),
         ("push eax", "64-bit mode has no push with these operands"),
