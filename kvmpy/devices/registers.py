@@ -81,3 +81,21 @@ def ignore_write(_device: object, _value: int) -> None:
 def read_ones(_device: object) -> int:
     """The reader of a register that cannot be read: the bus floats high."""
     return 0xFF
+
+
+class Window:
+    """The registers of `device` from `first` on, as a device of their own, for ports that do not lie together."""
+
+    __slots__ = ("_device", "_first")
+
+    def __init__(self, device: RegisterFile, first: int) -> None:
+        self._device = device
+        self._first = first
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """Fills `data` with the registers from `offset` on."""
+        self._device.read(self._first + offset, data)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Writes the bytes of `data` to the registers from `offset` on."""
+        self._device.write(self._first + offset, data)
