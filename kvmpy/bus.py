@@ -14,6 +14,9 @@ from bisect import bisect_right
 
 from kvmpy.errors import ConfigError
 
+# A guest may touch as many addresses as it likes; so many are remembered.
+FOUND_LIMIT = 4096
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -52,35 +55,47 @@ class Bus:
     def __init__(self, name: str, size: int) -> None:
         self.name = name
         self.size = size
-        self._starts: list[int] = []
-        self._mappings: list[Mapping] = []
+        # The starts of all mappings and the mappings, by rising address: replaced as one, so that readers need no lock.
+        self._layout: tuple[list[int], list[Mapping]] = ([], [])
+        # Addresses that were asked for → their mapping.  A change makes a new one: a look-up that is under way in
+        # another thread then fills the old one, which nobody reads any more.
+        self._found: dict[int, Mapping] = {}
 
     def add(self, start: int, length: int, device: Device, name: str = "") -> Mapping:
         """Maps `device` at `start`, `length` bytes long; an overlap or a range outside the bus is a `ConfigError`."""
         mapping = Mapping(start, start + length, device, name or type(device).__name__)
         if start < 0 or length <= 0 or mapping.end > self.size:
             raise ConfigError(self.name, f"{mapping} is outside of the address space")
-        index = bisect_right(self._starts, start)
-        for other in self._mappings[max(index - 1, 0) : index + 1]:
+        starts, mappings = self._layout
+        index = bisect_right(starts, start)
+        for other in mappings[max(index - 1, 0) : index + 1]:
             if other.start < mapping.end and start < other.end:
                 raise ConfigError(self.name, f"{mapping} overlaps {other}")
-        self._starts.insert(index, start)
-        self._mappings.insert(index, mapping)
+        self._replace([*mappings[:index], mapping, *mappings[index:]])
         return mapping
 
     def remove(self, mapping: Mapping) -> None:
         """Takes `mapping` off the bus; its addresses are unclaimed again."""
-        index = self._mappings.index(mapping)
-        del self._mappings[index], self._starts[index]
+        self._replace([other for other in self._layout[1] if other is not mapping])
+
+    def _replace(self, mappings: list[Mapping]) -> None:
+        self._layout = ([mapping.start for mapping in mappings], mappings)
+        self._found = {}
 
     def find(self, address: int) -> Mapping | None:
         """The mapping that claims `address`, or None."""
-        index = bisect_right(self._starts, address) - 1
-        if index >= 0:
-            mapping = self._mappings[index]
-            if address < mapping.end:
-                return mapping
-        return None
+        found = self._found
+        try:
+            return found[address]
+        except KeyError:
+            pass
+        starts, mappings = self._layout
+        index = bisect_right(starts, address) - 1
+        if index < 0 or address >= mappings[index].end:
+            return None
+        if len(found) < FOUND_LIMIT:
+            found[address] = mappings[index]
+        return mappings[index]
 
     def read(self, address: int, data: memoryview) -> bool:
         """Lets the device at `address` fill `data`; False, and all ones, where there is none."""
@@ -102,7 +117,7 @@ class Bus:
     @property
     def mappings(self) -> tuple[Mapping, ...]:
         """All mappings, by rising address."""
-        return tuple(self._mappings)
+        return tuple(self._layout[1])
 
 
 def pio_bus() -> Bus:

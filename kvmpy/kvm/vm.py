@@ -107,7 +107,7 @@ class Vm:
         ioctl(self.fd, "KVM_SET_USER_MEMORY_REGION", region)
 
     def dirty_log(self, slot: int, size: int) -> bytes:
-        """Which pages of `slot` (`size` bytes long) the guest wrote since the last call: a bit a page, and clears them."""
+        """Which pages of `slot` (`size` bytes long) the guest wrote since the last call, a bit a page; clears them."""
         bitmap = ffi.new("char[]", (size // 4096 + 63) // 64 * 8)
         log = ffi.new("struct kvm_dirty_log *")
         log.slot = slot

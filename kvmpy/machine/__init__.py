@@ -1,0 +1,1 @@
+"""One machine: built, run, ended; and what this host makes of it."""

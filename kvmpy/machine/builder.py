@@ -1,0 +1,186 @@
+"""From what is wanted (`MachineConfig`) to a machine that can start: the only place that wires anything.
+
+Bring-up goes on one `ExitStack`, so that whatever fails, and in the end `Machine.close`, takes it down in the
+opposite order.
+"""
+
+from __future__ import annotations
+
+from errno import EPIPE
+from functools import partial
+
+from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
+from kvmpy.backends.escape import Escapes
+from kvmpy.backends.tap import Tap
+from kvmpy.boot import load
+from kvmpy.boot.entry import LONG, PROTECTED
+from kvmpy.boot.flat import load_flat
+from kvmpy.devices.legacy.cmos import Cmos
+from kvmpy.devices.legacy.debug import DebugConsole, DebugExit, exit_status
+from kvmpy.devices.legacy.i8042 import I8042
+from kvmpy.devices.legacy.ports import PostCodes, SystemControlA
+from kvmpy.devices.legacy.serial import Serial
+from kvmpy.irq import EdgeLine, OpenLine
+from kvmpy.kvm import System
+from kvmpy.machine.cmdline import command_line
+from kvmpy.machine.exits import ExitContext
+from kvmpy.machine.machine import Machine
+from kvmpy.machine.outcome import DEBUG_EXIT, HOST_ERROR, RESET, USER, Outcome
+from kvmpy.machine.profile import EMULATED_RING0, profile
+from kvmpy.machine.timeline import Timeline
+from kvmpy.machine.vcpu_thread import VcpuThread
+from kvmpy.memory import GuestMemory
+from kvmpy.x86.cpuid import cpuid_for
+from kvmpy.x86.cpustate import enter_long, enter_protected, enter_real, set_flat_segments, set_registers
+from kvmpy.x86.gdt import BOOT_CS, BOOT_DS, BOOT_TSS
+from kvmpy.x86.layout import IDENTITY_MAP, TSS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.boot.entry import Entry
+    from kvmpy.config.machine import MachineConfig
+    from kvmpy.irq import InterruptLine
+    from kvmpy.kvm import Vcpu
+
+COM1 = 0x3F8
+DEBUGCON = 0xE9
+COM1_IRQ = 4
+KEYBOARD_IRQ = 1
+
+
+def build(
+    config: MachineConfig,
+    *,
+    input_fd: int | None = None,
+    output_fd: int | None = None,
+    timeline: Timeline | None = None,
+) -> Machine:
+    """A machine as `config` wants it, loaded and ready to `start`.
+
+    Its serial console reads from `input_fd` and writes to `output_fd`, which stay the caller's; without them it
+    hears nothing, and what it says is only looked at.  Raises `KvmpyError`, with everything undone.
+    """
+    machine = Machine(config, timeline or Timeline())
+    try:
+        with System() as system:
+            _add_memory(machine, system)
+            _load(machine, system)
+            _add_platform(machine)
+            _add_console(machine, input_fd, output_fd)
+            _add_vcpus(machine, system)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def _add_memory(machine: Machine, system: System) -> None:
+    memory = machine.memory = machine.stack.enter_context(GuestMemory(machine.config.memory))
+    vm = machine.vm = machine.stack.enter_context(system.create_vm())
+    machine.timeline.mark("vm_created")
+    # Before the interrupt controllers: a slot that is added after them costs 100 times as much.
+    for slot, region in enumerate(memory.regions):
+        vm.set_memory_region(slot, region.start, region.buffer)
+    vm.set_identity_map_address(IDENTITY_MAP)
+    vm.set_tss_address(TSS)
+
+
+def _load(machine: Machine, system: System) -> None:
+    config, memory = machine.config, machine.memory
+    if config.protocol != "auto":
+        machine.entry = load_flat(memory, config.kernel, config.protocol)
+    else:
+        machine.profile = profile(system)
+        command = command_line(machine.profile, config.append)
+        machine.entry = load(memory, config.kernel, initrd=config.initrd, cmdline=command, vcpus=config.vcpus)
+    machine.timeline.mark("loaded")
+
+
+def _add_platform(machine: Machine) -> None:
+    """Interrupt controllers, timer, and the chips that a PC has on its ISA bus."""
+    pio, config = machine.pio, machine.config
+    if not machine.entry.bare:
+        machine.vm.create_irqchip()
+        machine.vm.create_pit()
+        low, *high = (region.size for region in machine.memory.regions)
+        pio.add(0x70, 2, Cmos(machine.clock, memory_below_4g=low, memory_above_4g=sum(high)), "rtc")
+        keyboard = I8042(lambda: machine.end(Outcome(RESET)), irq=_line(machine, KEYBOARD_IRQ))
+        pio.add(0x60, 1, keyboard.data_port, "i8042")
+        pio.add(0x64, 1, keyboard.command_port, "i8042")
+        pio.add(0x80, 1, PostCodes(), "post")
+        pio.add(0x92, 1, SystemControlA(lambda: machine.end(Outcome(RESET))), "port92")
+    if config.debug_exit is not None:
+        pio.add(config.debug_exit, 4, DebugExit(partial(_debug_exit, machine)), "debug-exit")
+
+
+def _debug_exit(machine: Machine, value: int) -> None:
+    machine.end(Outcome(DEBUG_EXIT, status=exit_status(value)))
+
+
+def _add_console(machine: Machine, input_fd: int | None, output_fd: int | None) -> None:
+    """COM1 to the caller's streams, by way of the tap that listens for a panic."""
+    stack, reactor = machine.stack, machine.reactor
+    sink = None
+    if output_fd is not None and machine.config.console == "serial":
+        output = machine.output = ConsoleOutput(output_fd, reactor, partial(_output_closed, machine))
+        stack.callback(output.close)
+        sink = output.write
+    machine.tap = Tap(sink)
+    serial = machine.serial = Serial(_line(machine, COM1_IRQ), machine.tap.write)
+    machine.pio.add(COM1, 8, serial, "serial")
+    if machine.entry.bare:
+        # What the simplest of guests print with: one `out`.
+        machine.pio.add(DEBUGCON, 1, DebugConsole(machine.tap.write), "debugcon")
+    if input_fd is not None and machine.config.console == "serial":
+        escapes = Escapes(lambda: machine.end(Outcome(USER)), serial.receive_break)
+        keyboard = machine.input = ConsoleInput(input_fd, reactor, serial.receive, escapes)
+        serial.on_room = keyboard.on_room
+        stack.callback(keyboard.close)
+    # Closed first, so that it calls nobody who is closed already.
+    stack.callback(reactor.close)
+
+
+def _output_closed(machine: Machine, error: OSError) -> None:
+    if error.errno == EPIPE:
+        machine.end(Outcome(USER))  # Whoever read our output has had enough of it.
+    else:
+        machine.end(Outcome(HOST_ERROR, f"the guest's output cannot be written: {error.strerror}"))
+
+
+def _line(machine: Machine, irq: int) -> InterruptLine:
+    return OpenLine() if machine.entry.bare else machine.stack.enter_context(EdgeLine(machine.vm, irq))
+
+
+def _add_vcpus(machine: Machine, system: System) -> None:
+    config, vm = machine.config, machine.vm
+    shim = None
+    if machine.profile is not None and machine.profile.kind == EMULATED_RING0:
+        from kvmpy.machine.assist import syscall
+
+        syscall.install(vm)
+        shim = syscall.SyscallShim(machine.memory)
+    context = ExitContext(machine.memory, shim)
+    supported = system.supported_cpuid()
+    for vcpu_id in range(config.vcpus):
+        vcpu = machine.stack.enter_context(vm.create_vcpu(vcpu_id))
+        vcpu.set_cpuid(cpuid_for(supported, vcpu_id, config.vcpus))
+        if vcpu_id == 0:
+            _apply_entry(vcpu, machine.entry)
+        machine.vcpus.append(VcpuThread(vcpu, machine.pio, machine.mmio, context, machine.end, machine.fail))
+
+
+def _apply_entry(vcpu: Vcpu, entry: Entry) -> None:
+    """Puts a vCPU that was never run into the state that `entry` describes."""
+    sregs = vcpu.sregs()
+    rip = entry.rip
+    if entry.mode in (LONG, PROTECTED):
+        set_flat_segments(sregs, BOOT_CS, BOOT_DS, BOOT_TSS, bits=64 if entry.mode == LONG else 32)
+        sregs.gdt.base, sregs.gdt.limit = entry.gdt_base, entry.gdt_limit
+        if entry.mode == LONG:
+            enter_long(sregs, entry.cr3)
+        else:
+            enter_protected(sregs)
+    else:
+        rip = enter_real(sregs, rip)
+    vcpu.set_sregs(sregs)
+    set_registers(vcpu, entry.registers, rip, entry.rsp)

@@ -1,0 +1,30 @@
+"""The Linux kernel's command line: what a machine of ours needs, what this host needs, and what the user adds."""
+
+from __future__ import annotations
+
+from kvmpy.machine.profile import EMULATED_RING0
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.machine.profile import HostProfile
+
+# The serial console; a reset by the keyboard controller, which ends the machine; and the same after a panic.
+PLATFORM = "console=ttyS0 reboot=k panic=-1"
+
+# Where ring 0 is emulated: a CPU without the features that the emulator lacks instructions for, no work against
+# attacks that need native code in ring 0, and a clock so slow that serving its tick does not eat up the time.
+SLOW_KERNEL = (
+    "quiet mitigations=off vsyscall=none "
+    "clearcpuid=smap,smep,popcnt,cx16,rdrand,rdseed,invpcid,pcid,clflushopt,clwb,erms,fsrm,xsave "
+    "no-kvmclock tsc_early_khz=80000000 tsc=reliable lpj=1000000"
+)
+
+
+def command_line(profile: HostProfile, append: str) -> str:
+    """The whole command line; `append`, the user's part, comes last and so has the last word."""
+    parts = [PLATFORM]
+    if profile.kind == EMULATED_RING0:
+        parts.append(SLOW_KERNEL)
+    if append:
+        parts.append(append)
+    return " ".join(parts)

@@ -1,0 +1,99 @@
+"""What the rare exits mean: everything but ports and memory-mapped I/O, as one free function."""
+
+from __future__ import annotations
+
+from kvmpy.errors import KvmError
+from kvmpy.kvm.exits import (
+    EXIT_NAMES,
+    KVM_EXIT_FAIL_ENTRY,
+    KVM_EXIT_HLT,
+    KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT,
+    KVM_EXIT_X86_RDMSR,
+    KVM_EXIT_X86_WRMSR,
+    KVM_INTERNAL_ERROR_EMULATION,
+    KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN,
+)
+from kvmpy.machine.outcome import CRASH, RESET, SHUTDOWN, Outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.kvm import Vcpu
+    from kvmpy.machine.assist.syscall import SyscallShim
+    from kvmpy.memory import GuestMemory
+
+MSR_LSTAR = 0xC0000082
+
+
+class ExitContext:
+    """What the handling of an exit may need besides the vCPU: the guest's memory, and the SYSCALL shim or None."""
+
+    __slots__ = ("memory", "shim")
+
+    def __init__(self, memory: GuestMemory, shim: SyscallShim | None = None) -> None:
+        self.memory = memory
+        self.shim = shim
+
+
+def handle_exit(reason: int, vcpu: Vcpu, context: ExitContext) -> Outcome | None:
+    """Deals with an exit of `vcpu`; the `Outcome` that ends the machine, or None to let the guest go on.
+
+    A `reason` below 0 is -errno of KVM_RUN, and raises `KvmError`.
+    """
+    if reason < 0:
+        raise KvmError("KVM_RUN", -reason)
+    if reason == KVM_EXIT_INTERNAL_ERROR:
+        return _internal_error(vcpu, context)
+    if reason == KVM_EXIT_X86_WRMSR:
+        return _wrmsr(vcpu, context)
+    if reason == KVM_EXIT_X86_RDMSR:
+        vcpu.exit.msr.fault()
+        return None
+    if reason == KVM_EXIT_HLT:
+        # Only without an interrupt controller in KVM does this leave the guest: nothing can wake it.
+        return Outcome(SHUTDOWN)
+    if reason == KVM_EXIT_SHUTDOWN:
+        return _crash("the guest crashed with a triple fault", vcpu, context)
+    if reason == KVM_EXIT_SYSTEM_EVENT:
+        event = vcpu.exit.system_event.type
+        if event == KVM_SYSTEM_EVENT_SHUTDOWN:
+            return Outcome(SHUTDOWN)
+        if event == KVM_SYSTEM_EVENT_RESET:
+            return Outcome(RESET)
+        return _crash("the guest reported a crash", vcpu, context)
+    if reason == KVM_EXIT_IRQ_WINDOW_OPEN:
+        return None
+    if reason == KVM_EXIT_FAIL_ENTRY:
+        code = vcpu.exit.fail_entry.reason
+        return _crash(f"the processor refused the guest's state (code {code:#x})", vcpu, context)
+    return _crash(
+        f"the guest left for a reason that kvmpy does not know, {EXIT_NAMES.get(reason, reason)}", vcpu, context
+    )
+
+
+def _internal_error(vcpu: Vcpu, context: ExitContext) -> Outcome | None:
+    error = vcpu.exit.internal_error
+    if error.suberror == KVM_INTERNAL_ERROR_EMULATION:
+        from kvmpy.machine import assist
+
+        if assist.finish(vcpu, context.memory):
+            return None
+        return _crash("the guest ran an instruction that this host's KVM cannot emulate", vcpu, context)
+    return _crash(f"KVM met an internal error, suberror {error.suberror}", vcpu, context)
+
+
+def _wrmsr(vcpu: Vcpu, context: ExitContext) -> None:
+    msr = vcpu.exit.msr
+    if context.shim is not None and msr.index == MSR_LSTAR:
+        context.shim.on_wrmsr(vcpu, msr.value)
+    else:
+        msr.fault()
+
+
+def _crash(message: str, vcpu: Vcpu, context: ExitContext) -> Outcome:
+    from kvmpy.machine.assist.report import describe_crash
+
+    return Outcome(CRASH, message, details=describe_crash(vcpu, context.memory))

@@ -1,0 +1,153 @@
+"""One virtual machine and its life: created → running → stopped.
+
+`builder.build` makes it; who has it, owns it.  All ends lead through `end`: the first one counts, and `wait` gives
+its `Outcome`.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from time import time
+
+from kvmpy.bus import mmio_bus, pio_bus
+from kvmpy.errors import KvmpyError, StateError
+from kvmpy.machine.outcome import CRASH, GUEST_ENDS, HOST_ERROR, PANIC, RESET, TIMEOUT, USER, Outcome
+from kvmpy.machine.reactor import Reactor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
+    from kvmpy.backends.tap import Tap
+    from kvmpy.boot.entry import Entry
+    from kvmpy.config.machine import MachineConfig
+    from kvmpy.devices.legacy.serial import Serial
+    from kvmpy.kvm import Vm
+    from kvmpy.machine.profile import HostProfile
+    from kvmpy.machine.timeline import Timeline
+    from kvmpy.machine.vcpu_thread import VcpuThread
+    from kvmpy.memory import GuestMemory
+
+CREATED = "created"
+RUNNING = "running"
+STOPPED = "stopped"
+
+
+class Machine:
+    """A virtual machine with everything in it.  Use it as a context manager, or call `close`.
+
+        with build(config) as machine:
+            machine.start()
+            outcome = machine.wait()
+
+    `state` is CREATED, RUNNING or STOPPED.  The attributes below are its parts, for scripts and for reports.
+    """
+
+    def __init__(self, config: MachineConfig, timeline: Timeline) -> None:
+        self.config = config
+        self.timeline = timeline
+        self.state = CREATED
+        self.outcome: Outcome | None = None
+        self.profile: HostProfile | None = None
+        self.clock = time
+        self.stack = ExitStack()
+        self.pio = pio_bus()
+        self.mmio = mmio_bus()
+        self.reactor = Reactor(self.fail)
+        self.stack.callback(self.reactor.close)
+        self.vcpus: list[VcpuThread] = []
+        self.output: ConsoleOutput | None = None
+        self.input: ConsoleInput | None = None
+        # The builder sets these, once each.
+        self.memory: GuestMemory
+        self.vm: Vm
+        self.entry: Entry
+        self.tap: Tap
+        self.serial: Serial
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Lets the vCPUs run; once."""
+        with self._lock:
+            if self.state != CREATED:
+                raise StateError(f"the machine is {self.state}; only a new one can be started")
+            self.state = RUNNING
+        if self.input is not None:
+            self.input.start()
+        self.timeline.mark("first_run")
+        for vcpu in self.vcpus:
+            vcpu.start()
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Waits for the machine's end, and says how it came to it.
+
+        After `timeout` seconds the machine is stopped, and the outcome's reason is `timeout`.
+        """
+        if self.state == CREATED:
+            raise StateError("the machine was not started; nothing would ever end it")
+        if not self._ended.wait(timeout):
+            self.end(Outcome(TIMEOUT, f"the guest was still running after {timeout:g} seconds"))
+        for vcpu in self.vcpus:
+            vcpu.join()
+        assert self.outcome is not None
+        if self.output is not None:
+            self.output.drain()
+        return self.outcome
+
+    def run(self, timeout: float | None = None) -> Outcome:
+        """`start`, then `wait`."""
+        self.start()
+        return self.wait(timeout)
+
+    def stop(self) -> None:
+        """Ends the machine as if its power were cut, and waits until no vCPU runs.  In any state, any number of times."""
+        self.end(Outcome(USER))
+        for vcpu in self.vcpus:
+            vcpu.join()
+
+    def end(self, outcome: Outcome) -> None:
+        """Brings the machine to its end with `outcome`, unless it is there already.  From any thread; does not wait.
+
+        A kernel that panicked resets or crashes afterwards: that end counts as the panic.
+        """
+        with self._lock:
+            if self.outcome is not None:
+                return
+            panic = self.tap.panic if outcome.reason in (RESET, CRASH) else None
+            if panic is not None:
+                outcome = Outcome(PANIC, f"the guest's kernel panicked: {panic}", details=outcome.details)
+            self.outcome = outcome
+            self.state = STOPPED
+            self.timeline.mark("end")
+            for vcpu in self.vcpus:
+                vcpu.stop()
+        if outcome.reason not in GUEST_ENDS:
+            self.hurry()
+        self._ended.set()
+
+    def hurry(self) -> None:
+        """Waits no longer for a slow reader of the guest's output: what he has not taken is lost."""
+        if self.output is not None:
+            self.output.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the machine because `error` came up in one of its threads."""
+        if isinstance(error, KvmpyError):
+            self.end(Outcome(HOST_ERROR, str(error), status=error.status))
+            return
+        from traceback import format_exception
+
+        text = f"{type(error).__name__}: {error}; this is a mistake in kvmpy, or in a script of yours"
+        self.end(Outcome(HOST_ERROR, text, details="".join(format_exception(error))))
+
+    def close(self) -> None:
+        """Stops the machine and gives back all that it held.  Twice is fine."""
+        self.stop()
+        self.stack.close()
