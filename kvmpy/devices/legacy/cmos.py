@@ -266,8 +266,6 @@ class Cmos(RegisterFile):
         """Sets the flags for what has happened since the last time."""
         before, now = self._checked, self._now()
         self._checked = now
-        if now <= before:
-            return
         rate = self._rate()
         if int(now * rate) > int(before * rate):
             self._flags |= REG_C_PF

@@ -294,3 +294,10 @@ def test_a_restored_chip_keeps_its_distance_to_the_clock(chip):
     assert other.line.level
     assert other[0x50] == 5
     assert other.time() == [0x20, 0x01, 0x02, 0x03, 0x04, 0x06, 0x08]
+
+
+def test_the_time_between_save_and_restore_sets_no_flags(chip):
+    other = Chip()
+    other.clock.advance(5)
+    other.cmos.restore(chip.cmos.save())
+    assert other[c.RTC_REG_C] == 0
