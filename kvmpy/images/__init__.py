@@ -1,0 +1,1 @@
+"""What a machine boots and runs from: kernels, initramfs archives, kernel modules."""
