@@ -1,0 +1,87 @@
+"""`kvmpy boot`: a Linux kernel on this terminal."""
+
+from __future__ import annotations
+
+from kvmpy.cli import images
+from kvmpy.config.machine import MachineConfig, parse_port
+from kvmpy.units import parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated, Literal
+
+    import typer
+
+EPILOG = """**Examples**
+
+`kvmpy boot` boots the kernel that `kvmpy kernel` built or fetched, to a shell
+
+`kvmpy boot bzImage -i initrd.gz -a 'quiet' -m 512M` boots a kernel of yours
+
+`echo 'uname -a' | kvmpy boot --timeout 60 > log` works in pipes
+
+`kvmpy boot test.elf --console none --debug-exit 0xf4 --report run.json` runs a test
+
+**Keys on a terminal**
+
+Ctrl-A x ends the machine, Ctrl-A h shows the other keys; all else goes to the guest.
+
+**Exit status**
+
+0 the guest shut down or reset, or Ctrl-A x; 1 the host or kvmpy failed; 2 usage; 3 the guest crashed;
+124 timeout; 128+n signal n; with --debug-exit, ((value << 1) | 1) & 255 of what the guest wrote."""
+
+
+def boot(
+    kernel: Annotated[
+        str | None,
+        typer.Argument(metavar="KERNEL", help="A bzImage or ELF vmlinux; without it, one that kvmpy or the host has."),
+    ] = None,
+    initrd: Annotated[
+        str | None, typer.Option("-i", "--initrd", metavar="FILE", help="The initial RAM disk: a cpio archive.")
+    ] = None,
+    append: Annotated[
+        str, typer.Option("-a", "--append", metavar="TEXT", help="More of the kernel's command line.")
+    ] = "",
+    memory: Annotated[
+        str, typer.Option("-m", "--memory", metavar="SIZE", help="RAM of the guest: 256M, 1.5G.")
+    ] = "256M",
+    cpus: Annotated[int, typer.Option("-c", "--cpus", metavar="N", help="CPUs of the guest.")] = 1,
+    console: Annotated[
+        Literal["serial", "none"], typer.Option("--console", help="What the guest's first serial port is connected to.")
+    ] = "serial",
+    debug_exit: Annotated[
+        str | None,
+        typer.Option("--debug-exit", metavar="PORT", help="An isa-debug-exit device: a write to this I/O port ends."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="End the machine after this time.")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option("--report", metavar="FILE", help="Write how it ended, times and exit counts as JSON.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name for the machine.")] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say on standard error what is done.")] = False,
+) -> int:
+    """Boot a Linux kernel; the terminal is its console.
+
+    Standard output gets what the guest writes and nothing else, so it can go down a pipe.
+    """
+    kernel, initrd = images.choose(kernel, initrd)
+    config = MachineConfig(
+        kernel,
+        initrd=initrd,
+        append=append,
+        memory=parse_size(memory, path="memory"),
+        vcpus=cpus,
+        console=console,
+        debug_exit=None if debug_exit is None else parse_port(debug_exit, path="debug_exit"),
+        timeout=timeout,
+        report=report,
+        name=name,
+        verbose=verbose,
+    )
+    # Only now: a mistake in the options is told without the compiled binding.
+    from kvmpy.cli.run import run
+
+    return run(config)

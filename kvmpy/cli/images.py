@@ -1,0 +1,74 @@
+"""Which kernel and initrd a command takes where it was not told."""
+
+from __future__ import annotations
+
+import os
+
+from kvmpy.errors import HostError, KvmpyError
+
+# These are `kvmpy.images.initramfs`'s own, which is only imported where an initramfs is to be made.
+_VARIABLE = "KVMPY_BUSYBOX"
+_BUSYBOXES = ("/bin/busybox", "/usr/bin/busybox")
+_SOURCES = ("initramfs.py", "static_init.py", "cpio.py")
+
+
+def choose(kernel: str | None, initrd: str | None) -> tuple[str, str | None]:
+    """`kernel` or the best one that is here, and `initrd` or, for a kernel that nobody named or ours, a shell's.
+
+    Raises `KvmpyError` with what to do where there is no kernel, or no busybox for the shell.
+    """
+    from kvmpy.images.cache import NO_KERNEL, find_default_kernel, kernels_folder
+
+    named = kernel
+    if kernel is None:
+        kernel = find_default_kernel()
+        if kernel is None:
+            raise KvmpyError(NO_KERNEL)
+    if initrd is None and (named is None or _lies_in(kernel, kernels_folder())):
+        initrd = default_initrd()
+    return kernel, initrd
+
+
+def default_initrd() -> str:
+    """The path of an initramfs that gives a shell, made where the cache has none for this busybox."""
+    from kvmpy.images.cache import cache_folder
+
+    folder = os.path.join(cache_folder(), "initramfs")
+    path = os.path.join(folder, f"shell-{_state()}.cpio")
+    if os.path.exists(path):
+        return path
+    from kvmpy.images.initramfs import default_initramfs
+
+    archive = default_initramfs()
+    draft = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(draft, "wb") as file:
+            file.write(archive)
+        os.rename(draft, path)
+    except OSError as error:
+        raise HostError(f"write {path}", error.errno or 0, "KVMPY_CACHE names another folder for it") from None
+    finally:
+        if os.path.exists(draft):
+            os.unlink(draft)
+    return path
+
+
+def _state() -> str:
+    """A word that changes when the busybox does, or the code that makes an initramfs of it."""
+    from zlib import crc32
+
+    import kvmpy.images
+
+    folder = os.path.dirname(kvmpy.images.__file__ or "")
+    asked = os.environ.get(_VARIABLE)
+    words = []
+    for path in (*((asked,) if asked else _BUSYBOXES), *(os.path.join(folder, name) for name in _SOURCES)):
+        if os.path.exists(path):
+            status = os.stat(path)
+            words.append(f"{path} {status.st_size} {status.st_mtime_ns}")
+    return f"{crc32(os.fsencode(' '.join(words))):08x}"
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)

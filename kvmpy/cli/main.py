@@ -1,0 +1,86 @@
+"""The command `kvmpy`: finds the verb, reads its options, runs it, and turns errors into a sentence and a status."""
+
+from __future__ import annotations
+
+import time
+
+# The report of a machine counts its time line from here.
+STARTED = time.monotonic()
+
+import os  # noqa: E402
+import sys  # noqa: E402
+
+from kvmpy.cli import plain  # noqa: E402
+from kvmpy.cli.say import RED, say  # noqa: E402
+from kvmpy.errors import KvmpyError  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# The module and attribute of each verb: a function, or a typer app of further verbs.
+VERBS = {
+    "boot": "kvmpy.cli.boot:boot",
+    "doctor": "kvmpy.cli.doctor:doctor",
+    "kernel": "kvmpy.cli.kernel:app",
+}
+
+INTERRUPTED = 130  # 128 + SIGINT
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command line `words` (default: that of the process) and returns its exit status.
+
+    Typer's own ways out, after help or a usage mistake, raise `SystemExit`.
+    """
+    try:
+        return _run(sys.argv[1:] if words is None else words)
+    except KvmpyError as error:
+        say(str(error), RED)
+        return error.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if os.environ.get("KVMPY_DEBUG"):
+            raise
+        say(f"{type(error).__name__}: {error}; this is a mistake in kvmpy, KVMPY_DEBUG=1 shows where", RED)
+        return 1
+
+
+def _run(words: Sequence[str]) -> int:
+    if list(words) == ["--version"]:
+        print(version())
+        return 0
+    # While a shell completes a command line, this variable is set and the words are elsewhere.
+    place = VERBS.get(words[0]) if words and "_KVMPY_COMPLETE" not in os.environ else None
+    if place is not None:
+        verb = _load(place)
+        values = plain.read(verb, words[1:]) if verb is not None else None
+        if values is not None:
+            return verb(**values)  # type: ignore[misc]
+    from kvmpy.cli import full
+
+    call = full.read(words, VERBS)
+    return 0 if call is None else call[0](**call[1])
+
+
+def _load(place: str) -> Callable[..., int] | None:
+    """The function of the verb at `place`, or None where that is a typer app."""
+    module_name, _, attribute = place.partition(":")
+    if attribute == "app":
+        return None
+    return getattr(__import__(module_name, fromlist=(attribute,)), attribute)  # type: ignore[no-any-return]
+
+
+def version() -> str:
+    """What `kvmpy --version` prints."""
+    import kvmpy
+
+    number = getattr(kvmpy, "__version__", None)
+    if number is None:
+        from importlib.metadata import version
+
+        number = version("kvmpy")
+    return f"kvmpy {number}"

@@ -1,0 +1,87 @@
+"""Runs a machine on this terminal, and says how it ended."""
+
+from __future__ import annotations
+
+import os
+
+from kvmpy.cli.say import RED, YELLOW, printable, say
+from kvmpy.errors import KvmpyError
+from kvmpy.host.signals import EndSignals
+from kvmpy.host.terminal import Terminal
+from kvmpy.machine.builder import build
+from kvmpy.machine.outcome import CRASH, DEBUG_EXIT, HOST_ERROR, PANIC, RESET, SHUTDOWN, SIGNAL, USER, Outcome
+from kvmpy.machine.timeline import Timeline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.config.machine import MachineConfig
+    from kvmpy.machine.machine import Machine
+
+STDIN, STDOUT = 0, 1
+
+# A machine that ends so did as it was told to.
+_QUIET = (SHUTDOWN, RESET, DEBUG_EXIT, USER)
+
+
+def run(config: MachineConfig) -> int:
+    """Runs the machine of `config` until it ends; returns the exit status.
+
+    Standard input and output are its console.  SIGINT, SIGTERM and SIGHUP end it in order, with 128 + their number.
+    The terminal is back before anything is said about the end.
+    """
+    from kvmpy.cli.main import STARTED
+
+    timeline = Timeline(STARTED)
+    # Before anything is opened: a closed fd 0 would become somebody else's.
+    source, sink = _if_open(STDIN), _if_open(STDOUT)
+    machine = None
+    try:
+        with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
+            if config.verbose:
+                _say_machine(machine)
+            outcome = _run(machine)
+    except KvmpyError as error:
+        outcome = Outcome(HOST_ERROR, str(error), status=error.status)
+    if config.report is not None:
+        from kvmpy.cli.report import write_report
+
+        write_report(config.report, config, outcome, timeline, machine)
+    _say_end(outcome)
+    return outcome.status
+
+
+def _run(machine: Machine) -> Outcome:
+    def end(number: int) -> None:
+        machine.end(Outcome(SIGNAL, f"ended by signal {number}", status=128 + number))
+        machine.hurry()  # It may have ended before, and wait for the reader of its output.
+
+    terminal = Terminal(STDIN)
+    with EndSignals(end, terminal.restore), terminal:
+        machine.start()
+        return machine.wait(machine.config.timeout)
+
+
+def _if_open(fd: int) -> int | None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return None
+    return fd
+
+
+def _say_machine(machine: Machine) -> None:
+    config, profile = machine.config, machine.profile
+    host = f", host {profile.kind}" if profile is not None else ""
+    initrd = f", initrd {config.initrd}" if config.initrd is not None else ""
+    say(f"kernel {config.kernel}{initrd}, {config.memory >> 20} MiB, {config.vcpus} CPU{host}")
+
+
+def _say_end(outcome: Outcome) -> None:
+    if outcome.reason in _QUIET:
+        return
+    colour = RED if outcome.reason in (HOST_ERROR, CRASH, PANIC) else YELLOW
+    say(outcome.message or outcome.reason, colour)
+    # Registers of a guest are for its author; a traceback is for ours.
+    if outcome.details and (outcome.reason != HOST_ERROR or os.environ.get("KVMPY_DEBUG")):
+        for line in outcome.details.splitlines():
+            say(printable(line))

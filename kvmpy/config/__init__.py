@@ -1,0 +1,1 @@
+"""What is wanted, as plain typed classes that check themselves and touch nothing."""
