@@ -86,8 +86,8 @@ class Elf:
             raise ImageError("the ELF header is cut short")
         kind, self.machine, _, entry, phoff, _, _, _, phentsize, phnum = header.unpack_from(data, _IDENT_SIZE)
         self.entry: int = entry
-        if self.machine not in (EM_386, EM_X86_64):
-            raise ImageError(f"the ELF file is for machine {self.machine}, not for x86")
+        if self.machine != (EM_386 if self.bits == 32 else EM_X86_64):
+            raise ImageError(f"the ELF file is for machine {self.machine} with {self.bits} bits, not for x86")
         if kind not in (ET_EXEC, ET_DYN):
             raise ImageError(f"the ELF file has type {kind}; a kernel is an executable (2 or 3)")
         self.segments = list(_segments(data, elf_class, phoff, phentsize, phnum))

@@ -1,7 +1,7 @@
 """Linux, from a bzImage or an ELF vmlinux to the first instruction, by the kernel's boot protocol.
 
-A bzImage is unpacked here and its kernel entered directly, which saves the guest the work; when that cannot be
-done its own decompressor is entered instead.
+A bzImage is unpacked here and its kernel entered directly, where it was linked to run (so without KASLR, which is
+its decompressor's work).  When it cannot be unpacked here its own decompressor is entered instead.
 """
 
 from __future__ import annotations
@@ -55,38 +55,6 @@ class _Kernel:
         self.notes = notes
 
 
-def load_vmlinux(
-    memory: GuestMemory,
-    kernel: memoryview,
-    *,
-    initrd: memoryview | None = None,
-    cmdline: str = "",
-    vcpus: int = 1,
-    rng: Callable[[int], bytes] = os.urandom,
-) -> Entry:
-    """Loads the ELF file `kernel`; see `load_linux`."""
-    header = bootparams.synthetic_header(_VMLINUX_CMDLINE_SIZE, _VMLINUX_INITRD_ADDR_MAX)
-    line = _encode_cmdline(cmdline, _VMLINUX_CMDLINE_SIZE)
-    loaded = _load_elf(memory, Elf(kernel), "vmlinux")
-    return _finish(memory, loaded, header, line, initrd, _VMLINUX_INITRD_ADDR_MAX, vcpus, rng)
-
-
-def load_bzimage(
-    memory: GuestMemory,
-    kernel: memoryview,
-    *,
-    initrd: memoryview | None = None,
-    cmdline: str = "",
-    vcpus: int = 1,
-    rng: Callable[[int], bytes] = os.urandom,
-) -> Entry:
-    """Loads the bzImage `kernel`; see `load_linux`."""
-    image = BzImage(kernel)
-    line = _encode_cmdline(cmdline, image.cmdline_size)
-    loaded = _load_payload(memory, image)
-    return _finish(memory, loaded, image.header, line, initrd, image.initrd_addr_max, vcpus, rng)
-
-
 def load_linux(
     memory: GuestMemory,
     kernel: memoryview,
@@ -102,8 +70,29 @@ def load_linux(
     Raises `ImageError` for a kernel that cannot be used, and `ConfigError` for a command line that is too long
     or a machine that has too little memory.
     """
-    loader = load_vmlinux if elf.is_elf(kernel) else load_bzimage
-    return loader(memory, kernel, initrd=initrd, cmdline=cmdline, vcpus=vcpus, rng=rng)
+    if elf.is_elf(kernel):
+        header = bootparams.synthetic_header(_VMLINUX_CMDLINE_SIZE, _VMLINUX_INITRD_ADDR_MAX)
+        line = _encode_cmdline(cmdline, _VMLINUX_CMDLINE_SIZE)
+        initrd_addr_max = _VMLINUX_INITRD_ADDR_MAX
+        loaded = _load_elf(memory, Elf(kernel), "vmlinux")
+    else:
+        image = BzImage(kernel)
+        header = image.header
+        line = _encode_cmdline(cmdline, image.cmdline_size)
+        initrd_addr_max = image.initrd_addr_max
+        loaded = _load_payload(memory, image)
+    placed = _load_initrd(memory, initrd, loaded.end, initrd_addr_max)
+    memory.write(layout.COMMAND_LINE, line)
+    write_mp_tables(memory, vcpus)
+    zero_page = bootparams.write_zero_page(
+        memory,
+        header,
+        table=bootparams.e820(memory.regions),
+        initrd=placed,
+        code32_start=layout.HIGH_MEMORY,
+        rng=rng,
+    )
+    return _enter(memory, loaded, zero_page)
 
 
 def _encode_cmdline(cmdline: str, limit: int) -> bytes:
@@ -176,35 +165,14 @@ def _load_initrd(memory: GuestMemory, initrd: memoryview | None, kernel_end: int
     ceiling = min(_low_ram_end(memory), addr_max + 1)
     address = align_down(ceiling - size, PAGE_SIZE)
     if address < kernel_end:
-        raise ConfigError(
-            "initrd", f"{size} bytes do not fit between the kernel's end at {kernel_end:#x} and {ceiling:#x}"
-        )
+        cure = "give the machine more memory" if ceiling <= addr_max else "this kernel takes none above that"
+        raise ConfigError("initrd", f"{size} bytes do not fit between {kernel_end:#x} and {ceiling:#x}; {cure}")
     memory.write(address, initrd)
     return address, size
 
 
-def _finish(
-    memory: GuestMemory,
-    kernel: _Kernel,
-    header: bytes,
-    line: bytes,
-    initrd: memoryview | None,
-    initrd_addr_max: int,
-    vcpus: int,
-    rng: Callable[[int], bytes],
-) -> Entry:
-    """Writes what surrounds the kernel, and says how to enter it."""
-    placed = _load_initrd(memory, initrd, kernel.end, initrd_addr_max)
-    memory.write(layout.COMMAND_LINE, line)
-    write_mp_tables(memory, vcpus)
-    zero_page = bootparams.write_zero_page(
-        memory,
-        header,
-        table=bootparams.e820(memory.regions),
-        initrd=placed,
-        code32_start=layout.HIGH_MEMORY,
-        rng=rng,
-    )
+def _enter(memory: GuestMemory, kernel: _Kernel, zero_page: int) -> Entry:
+    """Writes the GDT and, for 64 bits, the page tables, and says how to enter the kernel."""
     code = _GDT_CODE_64 if kernel.mode == LONG else _GDT_CODE_32
     gdt = struct.pack("<6Q", 0, 0, code, _GDT_DATA, _GDT_TSS, 0)
     memory.write(layout.GDT, gdt)

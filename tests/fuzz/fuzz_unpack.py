@@ -16,6 +16,7 @@ except ImportError:
     sys.exit("fuzzing needs the Python package atheris: pip install atheris")
 
 with atheris.instrument_imports(include=["kvmpy"]):
+    import kvmpy.boot.lzo  # noqa: F401  (imported later it would not be instrumented)
     from kvmpy.boot.unpack import unpack
     from kvmpy.errors import KvmpyError
 

@@ -93,6 +93,7 @@ def test_too_many_notes():
         pytest.param(elf_image(TWO)[:100], "before its program headers", id="half the program headers"),
         pytest.param(elf_image(TWO)[:-1], "behind the end of the file", id="last byte missing"),
         pytest.param(elf_image(TWO, machine=183), "machine 183", id="for ARM"),
+        pytest.param(elf_image(TWO, bits=32, machine=62), "machine 62 with 32 bits", id="x32"),
         pytest.param(elf_image(TWO, type=1), "type 1", id="object file"),
         pytest.param(elf_image([]), "nothing to load", id="no segments"),
         pytest.param(elf_image([ElfSegment(MIB, b"")]), "nothing to load", id="empty segment"),

@@ -148,11 +148,16 @@ def test_no_initrd(memory, initrd):
     assert placed_initrd(memory) == (0, 0)
 
 
+def test_initrd_that_needs_a_larger_machine(memory):
+    with pytest.raises(ConfigError, match=r"initrd: .* do not fit .*; give the machine more memory"):
+        load(memory, VMLINUX, initrd=bytes(48 * MIB))
+
+
 @pytest.mark.parametrize("addr_max", [0, 16 * MIB, 18 * MIB])
 def test_initrd_does_not_go_over_the_kernel(memory, addr_max):
     # The kernel says that it needs the memory up to 18 MiB while it starts.
     kernel = bzimage(VMLINUX, initrd_addr_max=addr_max, init_size=2 * MIB)
-    with pytest.raises(ConfigError, match="initrd: 4096 bytes do not fit"):
+    with pytest.raises(ConfigError, match=r"initrd: 4096 bytes do not fit .*; this kernel takes none"):
         load(memory, kernel, initrd=b"x" * 4096)
 
 
