@@ -190,21 +190,6 @@ struct kvm_msi { uint32_t address_lo; uint32_t address_hi; uint32_t data; uint32
 #define KVM_IRQCHIP_PIC_MASTER ...
 #define KVM_IRQCHIP_PIC_SLAVE ...
 #define KVM_IRQCHIP_IOAPIC ...
-struct kvm_irq_routing_irqchip { uint32_t irqchip; uint32_t pin; };
-struct kvm_irq_routing_msi { uint32_t address_lo; uint32_t address_hi; uint32_t data; union { uint32_t pad; uint32_t devid; }; };
-struct kvm_irq_routing_entry {
-    uint32_t gsi;
-    uint32_t type;
-    uint32_t flags;
-    uint32_t pad;
-    union {
-        struct kvm_irq_routing_irqchip irqchip;
-        struct kvm_irq_routing_msi msi;
-        uint32_t pad[8];
-    } u;
-};
-struct kvm_irq_routing { uint32_t nr; uint32_t flags; struct kvm_irq_routing_entry entries[]; };
-
 /* 4.37: capabilities that are switched on */
 struct kvm_enable_cap { uint32_t cap; uint32_t flags; uint64_t args[4]; ...; };
 

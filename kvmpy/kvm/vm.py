@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 from kvmpy.kvm._ffi import ffi, ioctl, ioctl_value, lib
 from kvmpy.kvm.device import Device
@@ -28,6 +29,10 @@ KVM_MSR_FILTER_WRITE: int = lib.KVM_MSR_FILTER_WRITE
 KVM_MSR_EXIT_REASON_INVAL: int = lib.KVM_MSR_EXIT_REASON_INVAL
 KVM_MSR_EXIT_REASON_UNKNOWN: int = lib.KVM_MSR_EXIT_REASON_UNKNOWN
 KVM_MSR_EXIT_REASON_FILTER: int = lib.KVM_MSR_EXIT_REASON_FILTER
+
+# struct kvm_irq_routing and its entries, whose union cffi cannot describe: gsi, type, flags, three words of the union.
+_ROUTING_HEADER = struct.Struct("<II")
+_ROUTE = struct.Struct("<III4xIII20x")
 
 
 class MsrRange:
@@ -204,16 +209,13 @@ class Vm:
 
         `chips` has (gsi, `KVM_IRQCHIP_*`, pin), `msis` has (gsi, address, data).
         """
-        table = ffi.new("struct kvm_irq_routing *", {"entries": len(chips) + len(msis)})
-        table.nr = len(chips) + len(msis)
-        for row, (gsi, chip, pin) in zip(table.entries, chips, strict=False):
-            row.gsi, row.type = gsi, lib.KVM_IRQ_ROUTING_IRQCHIP
-            row.u.irqchip.irqchip, row.u.irqchip.pin = chip, pin
-        for index, (gsi, address, data) in enumerate(msis, len(chips)):
-            row = table.entries[index]
-            row.gsi, row.type = gsi, lib.KVM_IRQ_ROUTING_MSI
-            row.u.msi.address_lo, row.u.msi.address_hi, row.u.msi.data = address & 0xFFFFFFFF, address >> 32, data
-        ioctl(self.fd, "KVM_SET_GSI_ROUTING", table)
+        rows = [_ROUTE.pack(gsi, lib.KVM_IRQ_ROUTING_IRQCHIP, 0, chip, pin, 0) for gsi, chip, pin in chips]
+        rows += [
+            _ROUTE.pack(gsi, lib.KVM_IRQ_ROUTING_MSI, 0, address & 0xFFFFFFFF, address >> 32, data)
+            for gsi, address, data in msis
+        ]
+        table = _ROUTING_HEADER.pack(len(rows), 0) + b"".join(rows)
+        ioctl(self.fd, "KVM_SET_GSI_ROUTING", ffi.from_buffer(table))
 
     # --- what Intel's processors need, time, MSRs, devices, statistics
 

@@ -133,11 +133,16 @@ def _add_console(machine: Machine, input_fd: int | None, output_fd: int | None) 
         machine.pio.add(DEBUGCON, 1, DebugConsole(machine.tap.write), "debugcon")
     if input_fd is not None and machine.config.console == "serial":
         escapes = Escapes(lambda: machine.end(Outcome(USER)), serial.receive_break)
-        keyboard = machine.input = ConsoleInput(input_fd, reactor, serial.receive, escapes)
+        keyboard = machine.input = ConsoleInput(input_fd, reactor, partial(_receive, serial), escapes)
         serial.on_room = keyboard.on_room
         stack.callback(keyboard.close)
     # Closed first, so that it calls nobody who is closed already.
     stack.callback(reactor.close)
+
+
+def _receive(serial: Serial, data: bytes) -> int:
+    # Until its driver listens, a guest would lose what is typed: setting up the port empties its FIFO.
+    return serial.receive(data) if serial.listening else 0
 
 
 def _output_closed(machine: Machine, error: OSError) -> None:
