@@ -14,7 +14,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 
 from kvmpy.bench.report import Report
 from kvmpy.bench.rounds import Samples, alternate
@@ -100,7 +99,7 @@ class Launcher:
     `whole` keeps the milliseconds to the end of each run.
     """
 
-    def __init__(self, command: Sequence[str], *, mark: bytes = MARK, status: int = STATUS) -> None:
+    def __init__(self, command: list[str], *, mark: bytes = MARK, status: int = STATUS) -> None:
         self.command = command
         self.whole: list[float] = []
         self._mark = mark
