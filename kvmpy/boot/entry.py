@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from kvmpy.x86.cpustate import enter_long, enter_protected, enter_real, set_flat_segments, set_registers
+from kvmpy.x86.gdt import BOOT_CS, BOOT_DS, BOOT_TSS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.kvm import Vcpu
+
 # 64-bit mode with paging and CR3; 32-bit protected mode without paging; real mode.
 LONG = "long"
 PROTECTED = "protected"
 REAL = "real"
-
-# Selectors of the boot protocol ("64-bit Boot Protocol" in the kernel's boot.rst), and what lies behind them.
-BOOT_CS = 0x10
-BOOT_DS = 0x18
-BOOT_TSS = 0x20
 
 
 class Entry:
@@ -51,3 +53,19 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"Entry({self.mode}, rip={self.rip:#x}: {self.description})"
+
+    def apply(self, vcpu: Vcpu) -> None:
+        """Puts a vCPU that was never run into this state."""
+        sregs = vcpu.sregs()
+        rip = self.rip
+        if self.mode == REAL:
+            rip = enter_real(sregs, rip)
+        else:
+            set_flat_segments(sregs, BOOT_CS, BOOT_DS, BOOT_TSS, bits=64 if self.mode == LONG else 32)
+            sregs.gdt.base, sregs.gdt.limit = self.gdt_base, self.gdt_limit
+            if self.mode == LONG:
+                enter_long(sregs, self.cr3)
+            else:
+                enter_protected(sregs)
+        vcpu.set_sregs(sregs)
+        set_registers(vcpu, self.registers, rip, self.rsp)

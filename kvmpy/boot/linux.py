@@ -7,7 +7,6 @@ its decompressor's work).  When it cannot be unpacked here its own decompressor 
 from __future__ import annotations
 
 import os
-import struct
 
 from kvmpy.boot import elf, unpack
 from kvmpy.boot.bzimage import ENTRY_64, BzImage
@@ -16,6 +15,7 @@ from kvmpy.boot.entry import LONG, PROTECTED, Entry
 from kvmpy.errors import ConfigError, ImageError
 from kvmpy.units import MIB, PAGE_SIZE, align_down, align_up, format_size
 from kvmpy.x86 import bootparams, layout
+from kvmpy.x86.gdt import write_gdt
 from kvmpy.x86.mptable import write_mp_tables
 from kvmpy.x86.paging import build_identity_map
 
@@ -34,12 +34,6 @@ UNPACKED_MAX = 512 * MIB
 
 # Before protocol 2.10 a bzImage does not say how much memory it unpacks into: this many times its own size.
 _UNKNOWN_INIT_SIZE = 5
-
-# 64-bit code, data, TSS behind the selectors of the boot protocol; the 32-bit protocol differs in the code's bits.
-_GDT_CODE_64 = 0x00AF9B000000FFFF
-_GDT_CODE_32 = 0x00CF9B000000FFFF
-_GDT_DATA = 0x00CF93000000FFFF
-_GDT_TSS = 0x00808B000000FFFF
 
 
 class _Kernel:
@@ -173,17 +167,15 @@ def _load_initrd(memory: GuestMemory, initrd: memoryview | None, kernel_end: int
 
 def _enter(memory: GuestMemory, kernel: _Kernel, zero_page: int) -> Entry:
     """Writes the GDT and, for 64 bits, the page tables, and says how to enter the kernel."""
-    code = _GDT_CODE_64 if kernel.mode == LONG else _GDT_CODE_32
-    gdt = struct.pack("<6Q", 0, 0, code, _GDT_DATA, _GDT_TSS, 0)
-    memory.write(layout.GDT, gdt)
+    gdt_base, gdt_limit = write_gdt(memory, 64 if kernel.mode == LONG else 32)
     return Entry(
         kernel.mode,
         kernel.rip,
         rsp=layout.BOOT_STACK_TOP,
         registers={"rsi": zero_page},
         cr3=build_identity_map(memory, layout.PAGE_TABLES) if kernel.mode == LONG else 0,
-        gdt_base=layout.GDT,
-        gdt_limit=len(gdt) - 1,
+        gdt_base=gdt_base,
+        gdt_limit=gdt_limit,
         description=kernel.description,
         notes=kernel.notes,
     )

@@ -42,7 +42,9 @@ _SHOWN = 512
 
 
 def open_image(source: Source, what: str) -> memoryview:
-    """A read-only view of all of `source`; a file is mapped and stays so as long as a view of it lives.
+    """A read-only view of all of `source`.
+
+    A file is read whole: were it mapped, whoever cut it short meanwhile would kill us with SIGBUS.
 
     `what` names the image in the `ImageError` for a file that cannot be read, is empty, or is not a file.
     """
@@ -63,7 +65,8 @@ def open_image(source: Source, what: str) -> memoryview:
             raise ImageError(f"the {what} {path!r} is not a regular file")
         if not status.st_size:
             raise ImageError(f"the {what} {path!r} is empty")
-        return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+        with open(fd, "rb", buffering=0, closefd=False) as file:
+            return memoryview(file.read(status.st_size) or b"").toreadonly()
     except (OSError, ValueError) as error:
         raise ImageError(f"the {what} {path!r} cannot be read: {error}") from error
     finally:

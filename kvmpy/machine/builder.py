@@ -13,7 +13,6 @@ from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
 from kvmpy.backends.escape import Escapes
 from kvmpy.backends.tap import Tap
 from kvmpy.boot import load
-from kvmpy.boot.entry import LONG, PROTECTED
 from kvmpy.boot.flat import load_flat
 from kvmpy.devices.legacy.cmos import Cmos
 from kvmpy.devices.legacy.debug import DebugConsole, DebugExit, exit_status
@@ -31,16 +30,12 @@ from kvmpy.machine.timeline import Timeline
 from kvmpy.machine.vcpu_thread import VcpuThread
 from kvmpy.memory import GuestMemory
 from kvmpy.x86.cpuid import cpuid_for
-from kvmpy.x86.cpustate import enter_long, enter_protected, enter_real, set_flat_segments, set_registers
-from kvmpy.x86.gdt import BOOT_CS, BOOT_DS, BOOT_TSS
 from kvmpy.x86.layout import IDENTITY_MAP, TSS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kvmpy.boot.entry import Entry
     from kvmpy.config.machine import MachineConfig
     from kvmpy.irq import InterruptLine
-    from kvmpy.kvm import Vcpu
 
 COM1 = 0x3F8
 DEBUGCON = 0xE9
@@ -170,22 +165,5 @@ def _add_vcpus(machine: Machine, system: System) -> None:
         vcpu = machine.stack.enter_context(vm.create_vcpu(vcpu_id))
         vcpu.set_cpuid(cpuid_for(supported, vcpu_id, config.vcpus))
         if vcpu_id == 0:
-            _apply_entry(vcpu, machine.entry)
+            machine.entry.apply(vcpu)
         machine.vcpus.append(VcpuThread(vcpu, machine.pio, machine.mmio, context, machine.end, machine.fail))
-
-
-def _apply_entry(vcpu: Vcpu, entry: Entry) -> None:
-    """Puts a vCPU that was never run into the state that `entry` describes."""
-    sregs = vcpu.sregs()
-    rip = entry.rip
-    if entry.mode in (LONG, PROTECTED):
-        set_flat_segments(sregs, BOOT_CS, BOOT_DS, BOOT_TSS, bits=64 if entry.mode == LONG else 32)
-        sregs.gdt.base, sregs.gdt.limit = entry.gdt_base, entry.gdt_limit
-        if entry.mode == LONG:
-            enter_long(sregs, entry.cr3)
-        else:
-            enter_protected(sregs)
-    else:
-        rip = enter_real(sregs, rip)
-    vcpu.set_sregs(sregs)
-    set_registers(vcpu, entry.registers, rip, entry.rsp)

@@ -10,6 +10,7 @@ import threading
 from contextlib import ExitStack
 from time import time
 
+from kvmpy.backends.tap import Tap
 from kvmpy.bus import mmio_bus, pio_bus
 from kvmpy.errors import KvmpyError, StateError
 from kvmpy.machine.outcome import CRASH, GUEST_ENDS, HOST_ERROR, PANIC, RESET, TIMEOUT, USER, Outcome
@@ -18,7 +19,6 @@ from kvmpy.machine.reactor import Reactor
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
-    from kvmpy.backends.tap import Tap
     from kvmpy.boot.entry import Entry
     from kvmpy.config.machine import MachineConfig
     from kvmpy.devices.legacy.serial import Serial
@@ -55,6 +55,7 @@ class Machine:
         self.mmio = mmio_bus()
         self.reactor = Reactor(self.fail)
         self.stack.callback(self.reactor.close)
+        self.tap = Tap()
         self.vcpus: list[VcpuThread] = []
         self.output: ConsoleOutput | None = None
         self.input: ConsoleInput | None = None
@@ -62,7 +63,6 @@ class Machine:
         self.memory: GuestMemory
         self.vm: Vm
         self.entry: Entry
-        self.tap: Tap
         self.serial: Serial
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -125,6 +125,8 @@ class Machine:
                 outcome = Outcome(PANIC, f"the guest's kernel panicked: {panic}", details=outcome.details)
             self.outcome = outcome
             self.state = STOPPED
+            if self.tap.first_byte is not None:
+                self.timeline.mark("first_console_byte", self.tap.first_byte)
             self.timeline.mark("end")
             for vcpu in self.vcpus:
                 vcpu.stop()

@@ -9,13 +9,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmpy.boot.entry import BOOT_CS, BOOT_DS, LONG, PROTECTED, Entry
+from kvmpy.boot.entry import LONG, PROTECTED, Entry
 from kvmpy.boot.linux import load_linux
 from kvmpy.errors import ConfigError, ImageError, KvmpyError
 from kvmpy.memory import GuestMemory
 from kvmpy.testing.images import KERNEL_BASE, ElfSegment, bzimage, elf_image
 from kvmpy.units import GIB, MIB
 from kvmpy.x86 import layout
+from kvmpy.x86.gdt import BOOT_CS, BOOT_DS
 from kvmpy.x86.paging import CR0_PG, CR4_PAE, EFER_LMA, EFER_NXE, walk
 
 CODE = ElfSegment(16 * MIB, b"kernel code", memsz=0x3000)

@@ -1,0 +1,229 @@
+"""kvmpy.machine: tiny guests through the whole of a machine, from a file to an outcome."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from kvmpy.config.machine import MachineConfig
+from kvmpy.errors import ConfigError, KvmpyError, StateError
+from kvmpy.machine.builder import build
+from kvmpy.machine.machine import CREATED, RUNNING, STOPPED
+from kvmpy.machine.outcome import CRASH, DEBUG_EXIT, HOST_ERROR, SHUTDOWN, TIMEOUT, USER, Outcome
+from kvmpy.testing.asm import assemble
+from kvmpy.units import MIB
+
+SOON = 20  # Seconds after which something that has to happen counts as failed.
+
+
+@pytest.fixture
+def guest(tmp_path):
+    """Makes a machine of assembler source; its output goes to `machine.said`."""
+    machines = []
+
+    def make(source, protocol="flat16", **options):
+        bits = int(protocol[4:6])
+        origin = {16: 0x7C00, 32: MIB, 64: MIB}[bits]
+        path = tmp_path / "guest.bin"
+        path.write_bytes(assemble(source, bits=bits, origin=origin))
+        reader, writer = os.pipe()
+        config = MachineConfig(str(path), protocol=protocol, memory=2 * MIB, **options)
+        machine = build(config, output_fd=writer)
+        machines.append((machine, reader, writer))
+        return machine
+
+    yield make
+    for machine, reader, writer in machines:
+        machine.close()
+        os.close(reader)
+        os.close(writer)
+
+
+def run(machine, timeout=SOON):
+    return machine.run(timeout)
+
+
+HELLO = """
+    mov dx, 0x3f8
+    mov si, text
+    cld
+next:
+    lodsb
+    test al, al
+    jz done
+    out dx, al
+    jmp next
+done:
+    hlt
+text: db "hello", 10, 0
+"""
+
+
+def test_a_guest_says_hello_and_halts(guest, tmp_path):
+    path = tmp_path / "out"
+    with open(path, "wb") as out:
+        machine = guest(HELLO)
+        machine.close()
+        config = MachineConfig(str(tmp_path / "guest.bin"), protocol="flat16", memory=MIB)
+        with build(config, output_fd=out.fileno()) as again:
+            outcome = again.run(SOON)
+    assert (outcome.reason, outcome.status) == (SHUTDOWN, 0)
+    assert path.read_bytes() == b"hello\n"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "proof"),
+    [
+        ("flat16", "mov eax, cr0\nand al, 1\nout 0xf4, al"),
+        ("flat32", "mov eax, cr0\nand al, 1\nout 0xf4, al"),
+        ("flat64", "mov rax, 0x1_0000_0002\nshr rax, 31\nout 0xf4, al".replace("_", "")),
+    ],
+)
+def test_a_flat_guest_starts_in_the_mode_asked_for(guest, protocol, proof):
+    outcome = run(guest(proof, protocol, debug_exit=0xF4))
+    value = {"flat16": 0, "flat32": 1, "flat64": 2}[protocol]
+    assert (outcome.reason, outcome.status) == (DEBUG_EXIT, (value << 1 | 1) & 255)
+
+
+def test_debug_exit_wraps_as_a_process_status_does(guest):
+    assert run(guest("mov al, 0xff\nout 0xf4, al\nhlt", debug_exit=0xF4)).status == 255
+
+
+def test_string_output_reaches_the_device_element_by_element(guest):
+    machine = guest("mov dx, 0x3f8\nmov si, text\nmov cx, 5\ncld\nrep outsb\nhlt\ntext: db 'abcde'")
+    seen = []
+    machine.serial.output = seen.append
+    assert run(machine).reason == SHUTDOWN
+    assert b"".join(seen) == b"abcde"
+
+
+def test_ports_that_nobody_has_read_as_ones_and_are_counted(guest):
+    machine = guest("mov dx, 0x1234\nin ax, dx\nout 0xf4, al\nhlt", debug_exit=0xF4)
+    assert run(machine).status == 255
+    stats = machine.vcpus[0].stats
+    assert stats.ports == {0x1234: 1, 0xF4: 1}
+    assert stats.exits()["io"] == 2
+
+
+def test_memory_that_is_not_there_reads_as_ones(guest):
+    machine = guest(
+        "mov eax, [0x300000]\nadd eax, 2\nmov [0x300000], eax\nout 0xf4, al\nhlt", "flat32", debug_exit=0xF4
+    )
+    assert run(machine).status == 3
+    assert machine.vcpus[0].stats.mmio == {0x300000: 2}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "source"),
+    [
+        ("flat32", "lidt [empty]\nud2\nempty: dw 0\ndd 0"),
+        ("flat64", "lidt [empty]\nud2\nempty: dw 0\ndq 0"),
+    ],
+)
+def test_a_triple_fault_is_a_crash_with_registers(guest, protocol, source):
+    outcome = run(guest(source, protocol))
+    assert (outcome.reason, outcome.status) == (CRASH, 3)
+    assert "triple fault" in outcome.message
+    assert "rip" in outcome.details.lower()
+
+
+def test_real_mode_code_that_nobody_can_run_is_a_crash(guest):
+    # A processor triple-faults over it, an emulator gives up: either way the guest is at fault.
+    outcome = run(guest("lidt [empty]\nud2\nempty: dw 0\ndd 0"))
+    assert (outcome.reason, outcome.status) == (CRASH, 3)
+    assert "rip" in outcome.details.lower()
+
+
+def test_a_guest_that_never_ends_is_stopped_in_time(guest):
+    outcome = run(guest("here: jmp here"), timeout=0.05)
+    assert (outcome.reason, outcome.status) == (TIMEOUT, 124)
+
+
+def test_a_guest_that_loops_on_exits_is_stopped_too(guest):
+    outcome = run(guest("here: out 0x80, al\njmp here"), timeout=0.05)
+    assert outcome.reason == TIMEOUT
+
+
+def test_a_device_that_raises_ends_the_machine_with_its_traceback(guest):
+    class Broken:
+        def read(self, offset, data):
+            raise ZeroDivisionError("by a mistake")
+
+        write = read
+
+    machine = guest("in al, 0x10\nhlt")
+    machine.pio.add(0x10, 1, Broken())
+    outcome = run(machine)
+    assert (outcome.reason, outcome.status) == (HOST_ERROR, 1)
+    assert "by a mistake" in outcome.message
+    assert "Traceback" in outcome.details
+
+
+def test_the_states_follow_each_other_and_no_other_way(guest):
+    machine = guest("here: jmp here")
+    assert machine.state == CREATED
+    with pytest.raises(StateError):
+        machine.wait()
+    machine.start()
+    assert machine.state == RUNNING
+    with pytest.raises(StateError):
+        machine.start()
+    machine.stop()
+    machine.stop()
+    assert machine.state == STOPPED
+    assert machine.wait().reason == USER
+
+
+def test_the_first_end_counts(guest):
+    machine = guest("here: jmp here")
+    machine.start()
+    machine.end(Outcome(USER))
+    machine.end(Outcome(SHUTDOWN))
+    assert machine.wait().reason == USER
+
+
+def test_many_threads_may_stop_it_at_once(guest):
+    machine = guest("here: out 0x80, al\njmp here")
+    machine.start()
+    threads = [threading.Thread(target=machine.stop) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_the_timeline_runs_forward(guest):
+    machine = guest(HELLO)
+    run(machine)
+    times = machine.timeline.milliseconds()
+    assert None not in times.values()
+    assert list(times.values()) == sorted(times.values())
+
+
+def test_nothing_is_left_behind_by_a_machine_that_ran(guest):
+    run(guest(HELLO))  # Whatever is made once for the process is made now.
+    fds, threads = set(os.listdir("/proc/self/fd")), threading.active_count()
+    reader, writer = os.pipe()
+    for _ in range(3):
+        config = MachineConfig(guest(HELLO).config.kernel, protocol="flat16", memory=MIB)
+        with build(config, input_fd=reader, output_fd=writer) as machine:
+            machine.run(SOON)
+    os.close(reader)
+    os.close(writer)
+    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) <= len(fds) + 3 * 20
+
+
+def test_nothing_is_left_behind_by_a_machine_that_cannot_be_built(tmp_path):
+    path = tmp_path / "kernel"
+    path.write_bytes(b"\x7fELF" + os.urandom(2000))
+    fds, threads = set(os.listdir("/proc/self/fd")), threading.active_count()
+    with pytest.raises(KvmpyError):
+        build(MachineConfig(str(path), memory=16 * MIB))
+    with pytest.raises(ConfigError):
+        build(MachineConfig(str(path), protocol="flat16@0xfffff", memory=MIB))
+    assert set(os.listdir("/proc/self/fd")) == fds
+    assert threading.active_count() == threads
