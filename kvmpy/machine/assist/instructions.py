@@ -24,15 +24,13 @@ from kvmpy.machine.assist.cpu import (
     Cpu,
     Fault,
 )
+from kvmpy.machine.assist.sse import SSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 RAX, RCX, RDX, RBX = range(4)
-
-IA32_TSC = 0x10
-IA32_TSC_AUX = 0xC0000103
 
 _FSW_ES = 1 << 7
 
@@ -115,14 +113,6 @@ def cmpxchg8b_16b(cpu: Cpu) -> None:
     cpu.regs.rflags &= ~RFLAGS_ZF
 
 
-def rdtscp(cpu: Cpu) -> None:
-    """Time stamp and IA32_TSC_AUX."""
-    time = cpu.vcpu.msr(IA32_TSC)
-    cpu.set(RAX, 32, time)
-    cpu.set(RDX, 32, time >> 32)
-    cpu.set(RCX, 32, cpu.vcpu.msr(IA32_TSC_AUX))
-
-
 def xgetbv(cpu: Cpu) -> None:
     """XCR0."""
     if not cpu.sregs.cr4 & CR4_OSXSAVE:
@@ -142,7 +132,7 @@ INSTRUCTIONS: dict[tuple[int, int, int | None], Callable[[Cpu], None]] = {
     (0, 0x0F01, 0xCA): clac,
     (0, 0x0F01, 0xCB): stac,
     (0, 0x0F01, 0xD0): xgetbv,
-    (0, 0x0F01, 0xF9): rdtscp,
     (0, 0x0FC7, 1): cmpxchg8b_16b,
+    **SSE,
 }
 """`Instruction.key` → the function that does it."""
