@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from kvmpy.errors import HostError, ImageError, KvmpyError
 from kvmpy.images import debian, kernels
@@ -22,7 +24,8 @@ _LEFT_OUT = (
     *(f"{folder}/*.[ch]" for folder in ("drivers/gpu", "drivers/media", "drivers/staging", "drivers/infiniband")),
     *(f"{folder}/*.[ch]" for folder in ("drivers/scsi", "drivers/net/ethernet", "drivers/net/wireless", "sound")),
     *(f"{folder}/*" for folder in ("tools/testing", "tools/perf", "Documentation/devicetree")),
-    *(f"arch/{name}/*" for name in ("arm", "arm64", "powerpc", "mips", "m68k", "sparc", "s390", "sh", "parisc")),
+    *(f"arch/{name}/*.[chS]" for name in ("arm", "arm64", "powerpc", "mips", "m68k", "sparc", "s390", "sh", "parisc")),
+    *(f"arch/{name}/boot/dts/*" for name in ("arm", "arm64", "powerpc", "mips")),
 )
 
 # How many files a build makes, for the progress bar alone.
@@ -45,8 +48,26 @@ def build(flavour: str, progress: Progress = kernels.plain_progress, *, force: b
         if found:
             return found
         debian.need(PACKAGES, "building a kernel", lambda: progress("installing the packages that a build needs", 0, 0))
-        with kernels.workspace(flavour) as work:
+        with _ending_in_order(), kernels.workspace(flavour) as work:
             return _build(flavour, work, progress)
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end this process as an exception, so that neither files nor compilers stay behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _build(flavour: str, work: str, progress: Progress) -> Kernel:

@@ -88,7 +88,9 @@ def unmet(wanted: str, got: str) -> list[str]:
 
 def key(flavour: str, source_version: str) -> str:
     """The name of the kernel that `flavour` would be if it were built now from that version of the source package."""
-    text = "\n".join((flavour, fragment(flavour), SOURCE_PACKAGE, source_version, COMPILER_FLAGS, str(RECIPE)))
+    # Comments and order change nothing.
+    asked = sorted(options(fragment(flavour)).items())
+    text = "\n".join((flavour, repr(asked), SOURCE_PACKAGE, source_version, COMPILER_FLAGS, str(RECIPE)))
     return f"{flavour}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -133,7 +135,7 @@ def list_kernels() -> list[Kernel]:
     folder = cache.kernels_folder()
     try:
         names = sorted(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise ImageError(f"{folder}: {error.strerror}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import struct
 import subprocess
@@ -161,4 +160,3 @@ def test_no_segment_is_writable_and_executable() -> None:
     program = linux_init.init_printing("x")
     flags = [struct.unpack_from("<I", program, 64 + 56 * number + 4)[0] for number in range(2)]
     assert flags == [5, 6]
-    assert os.path.commonprefix([program, b"\x7fELF"]) == b"\x7fELF"
