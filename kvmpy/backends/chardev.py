@@ -171,10 +171,7 @@ class ConsoleOutput:
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
-            try:
-                self._reactor.remove(self._stream.fd)
-            except (KeyError, OSError):
-                pass  # `_watch` had not run yet.
+            _remove(self._reactor, self._stream.fd)
 
     def _flush(self, _events: int) -> None:
         # The lock's holder may be waiting for the same reader, and then writes for us; the reactor never waits.
@@ -251,7 +248,7 @@ class ConsoleInput:
         # Not only without events: epoll would go on to report that the writer is gone.
         if self._watched and self._stream.can_wait:
             self._watched = False
-            self._reactor.remove(self._stream.fd)
+            _remove(self._reactor, self._stream.fd)
 
     def _read_file(self) -> None:
         self._watched = False
@@ -288,3 +285,11 @@ class ConsoleInput:
     def _end(self) -> None:
         self._ended = True
         self._unwatch()
+
+
+def _remove(reactor: Reactor, fd: int) -> None:
+    """Has `fd` watched no more, if it is: the reactor may have ended, or not yet begun to."""
+    try:
+        reactor.remove(fd)
+    except (KeyError, ValueError, OSError):
+        pass

@@ -57,7 +57,7 @@ def _print_table(checks: Sequence[Check]) -> None:
         table.add_row(Text(check.verdict, style=_COLOURS[check.verdict]), Text(check.name), seen)
     console = Console()
     console.print(table)
-    console.print(_summary(checks))
+    console.print(_summary(checks), highlight=False)
 
 
 def _print_text(checks: Sequence[Check]) -> None:

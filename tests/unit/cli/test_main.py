@@ -14,6 +14,9 @@ import pytest
 from kvmpy.cli import images
 from kvmpy.cli import main as command
 from kvmpy.cli.say import printable
+from kvmpy.testing.asm import assemble
+from kvmpy.testing.images import ElfSegment, elf_image
+from kvmpy.units import MIB
 
 # What costs more to import than a machine takes to start.
 HEAVY = {
@@ -174,3 +177,13 @@ def test_an_unexpected_error_is_raised_when_debugging(monkeypatch: pytest.Monkey
 def test_control_characters_of_others_do_not_reach_the_terminal() -> None:
     assert printable("a\x1b[2Jb\n\udcff") == "a\\x1b[2Jb\\n\\udcff"
     assert printable("für alle") == "für alle"
+
+
+@pytest.mark.kvm
+def test_a_whole_boot_needs_no_heavy_imports(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    code = assemble("mov al, 0x2a\n out 0xf4, al\nstay: jmp stay", origin=16 * MIB)
+    kernel.write_bytes(elf_image([ElfSegment(16 * MIB, bytes(code))]))
+    modules = imported(MAIN, "boot", str(kernel), "--debug-exit", "0xf4", "-m", "32M", "--timeout", "20")
+    assert "kvmpy.machine.vcpu_thread" in modules
+    assert not modules & HEAVY
