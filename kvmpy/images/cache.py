@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 
+from kvmpy.host.cache import cache_folder
+
 FLAVOURS = ("base", "full")
 FETCHED = "fetched"
 
@@ -18,16 +20,6 @@ NO_KERNEL = (
     "there is no kernel to boot: `kvmpy kernel build` builds a small one, "
     "`kvmpy kernel fetch` gets the distribution's, or name a file"
 )
-
-
-def cache_folder() -> str:
-    """`$KVMPY_CACHE`, else `kvmpy` in `$XDG_CACHE_HOME`, else `~/.cache/kvmpy`; it need not exist."""
-    own = os.environ.get("KVMPY_CACHE")
-    if own:
-        return os.path.abspath(own)
-    # A relative XDG path is to be ignored (XDG base directory specification 0.8).
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    return os.path.join(shared if os.path.isabs(shared) else os.path.expanduser("~/.cache"), "kvmpy")
 
 
 def kernels_folder() -> str:

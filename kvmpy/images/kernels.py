@@ -222,23 +222,27 @@ def install(
     os.chmod(folder, 0o755)
     parent = cache.kernels_folder()
     target = os.path.join(parent, name)
-    if os.path.isdir(target):
-        # Somebody may be reading it: it goes away under another name.
-        old = tempfile.mkdtemp(prefix=f".work-{flavour}-old-", dir=parent)
-        os.rename(target, os.path.join(old, name))
-        os.rename(folder, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(folder, target)
-    link = os.path.join(parent, f".link-{flavour}")
+    link, draft = os.path.join(parent, flavour), os.path.join(parent, f".link-{flavour}")
+    _make_way(target)
+    os.rename(folder, target)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(link)
-    os.symlink(name, link)
-    os.replace(link, os.path.join(parent, flavour))
+        os.unlink(draft)
+    os.symlink(name, draft)
+    if not os.path.islink(link):
+        _make_way(link)
+    os.replace(draft, link)
     kernel = _load(target)
     if kernel is None:
         raise ImageError(f"{target}: the kernel made there cannot be read back")
     return kernel
+
+
+def _make_way(path: str) -> None:
+    """Removes the folder at `path`, if there is one, in one step for those who look."""
+    if os.path.isdir(path):
+        old = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(path))
+        os.rename(path, os.path.join(old, os.path.basename(path)))
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def plain_progress(step: str, done: int, total: int) -> None:

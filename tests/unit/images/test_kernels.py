@@ -57,6 +57,14 @@ def test_installing_leaves_nothing_else_behind(folder: Path) -> None:
     assert Path(kernels.path()).read_bytes() == b"again"
 
 
+def test_a_folder_put_there_by_hand_makes_way(folder: Path) -> None:
+    (folder / "base").mkdir()
+    (folder / "base" / "vmlinux").write_text("old")
+    kernel = made()
+    assert os.path.realpath(folder / "base") == kernel.folder
+    assert sorted(os.listdir(folder)) == ["base", kernel.name]
+
+
 def test_a_kernel_from_other_source_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = made(source="6.1.0-9")
     assert kernels.find("base") is None
