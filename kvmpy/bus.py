@@ -19,6 +19,7 @@ FOUND_LIMIT = 4096
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     class Device(Protocol):
@@ -60,6 +61,11 @@ class Bus:
         # Addresses that were asked for → their mapping.  A change makes a new one: a look-up that is under way in
         # another thread then fills the old one, which nobody reads any more.
         self._found: dict[int, Mapping] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after each `add` and `remove`: for who keeps what `find` told."""
+        self._listeners.append(listener)
 
     def add(self, start: int, length: int, device: Device, name: str = "") -> Mapping:
         """Maps `device` at `start`, `length` bytes long; an overlap or a range outside the bus is a `ConfigError`."""
@@ -81,6 +87,8 @@ class Bus:
     def _replace(self, mappings: list[Mapping]) -> None:
         self._layout = ([mapping.start for mapping in mappings], mappings)
         self._found = {}
+        for listener in self._listeners:
+            listener()
 
     def find(self, address: int) -> Mapping | None:
         """The mapping that claims `address`, or None."""

@@ -31,7 +31,7 @@ def choose(kernel: str | None, initrd: str | None) -> tuple[str, str | None]:
 
 def default_initrd() -> str:
     """The path of an initramfs that gives a shell, made where the cache has none for this busybox."""
-    from kvmpy.images.cache import cache_folder
+    from kvmpy.host.cache import cache_folder
 
     folder = os.path.join(cache_folder(), "initramfs")
     path = os.path.join(folder, f"shell-{_state()}.cpio")

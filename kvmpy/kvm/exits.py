@@ -1,7 +1,8 @@
 """Why KVM_RUN returned: the reasons, their names, and typed views of what each says (api.rst, section 5).
 
 A view reads `struct kvm_run` at the time of each access and is made once a vCPU: an exit makes no object.
-The answer to a guest's read is what its view's data holds when the vCPU runs again.
+The answer to a guest's read is what its view's data holds when the vCPU runs again.  `attach` points a view at a
+`struct kvm_run` and the mapping that it lies in; a vCPU that is closed points its views at an empty one.
 """
 
 from __future__ import annotations
@@ -55,14 +56,16 @@ KVM_SYSTEM_EVENT_CRASH: int = lib.KVM_SYSTEM_EVENT_CRASH
 # struct kvm_run's flag that says: data[1] and data[2] hold the instruction (KVM_INTERNAL_ERROR_EMULATION).
 _FLAG_INSTRUCTION_BYTES = 1
 
+_MMIO_DATA: int = ffi.offsetof("struct kvm_run", "mmio", "data")
+
 
 class IoExit:
     """`in`, `out`, and their string forms: `count` elements of `size` bytes at `port`."""
 
-    __slots__ = ("_io", "_memory", "_run")
+    __slots__ = ("_io", "_memory")
 
-    def __init__(self, run: Any, memory: memoryview) -> None:
-        self._run = run
+    def attach(self, run: Any, memory: memoryview) -> None:
+        """See the module."""
         self._io = ffi.addressof(run, "io")
         self._memory = memory
 
@@ -96,12 +99,12 @@ class IoExit:
 class MmioExit:
     """A load or store where there is no RAM: 1 to 8 bytes at `address`."""
 
-    __slots__ = ("_data", "_mmio")
+    __slots__ = ("_memory", "_mmio")
 
-    def __init__(self, run: Any, memory: memoryview) -> None:
+    def attach(self, run: Any, memory: memoryview) -> None:
+        """See the module."""
         self._mmio = ffi.addressof(run, "mmio")
-        start = ffi.offsetof("struct kvm_run", "mmio", "data")
-        self._data = memory[start : start + 8]
+        self._memory = memory
 
     @property
     def address(self) -> int:
@@ -116,7 +119,7 @@ class MmioExit:
     @property
     def data(self) -> memoryview:
         """The bytes that were written, or that a read is to be answered with."""
-        return self._data[: self._mmio.len]
+        return self._memory[_MMIO_DATA : _MMIO_DATA + min(self._mmio.len, 8)]
 
 
 class MsrExit:
@@ -124,7 +127,8 @@ class MsrExit:
 
     __slots__ = ("_msr",)
 
-    def __init__(self, run: Any) -> None:
+    def attach(self, run: Any, _memory: memoryview) -> None:
+        """See the module."""
         self._msr = ffi.addressof(run, "msr")
 
     @property
@@ -156,7 +160,8 @@ class InternalErrorExit:
 
     __slots__ = ("_internal",)
 
-    def __init__(self, run: Any) -> None:
+    def attach(self, run: Any, _memory: memoryview) -> None:
+        """See the module."""
         self._internal = ffi.addressof(run, "internal")
 
     @property
@@ -184,7 +189,8 @@ class SystemEventExit:
 
     __slots__ = ("_event",)
 
-    def __init__(self, run: Any) -> None:
+    def attach(self, run: Any, _memory: memoryview) -> None:
+        """See the module."""
         self._event = ffi.addressof(run, "system_event")
 
     @property
@@ -198,7 +204,8 @@ class FailEntryExit:
 
     __slots__ = ("_fail",)
 
-    def __init__(self, run: Any) -> None:
+    def attach(self, run: Any, _memory: memoryview) -> None:
+        """See the module."""
         self._fail = ffi.addressof(run, "fail_entry")
 
     @property
@@ -212,7 +219,8 @@ class DebugExit:
 
     __slots__ = ("_arch",)
 
-    def __init__(self, run: Any) -> None:
+    def attach(self, run: Any, _memory: memoryview) -> None:
+        """See the module."""
         self._arch = run.debug.arch
 
     @property
@@ -236,15 +244,21 @@ class Exit:
 
     __slots__ = ("_run", "debug", "fail_entry", "internal_error", "io", "mmio", "msr", "system_event")
 
-    def __init__(self, run: Any, memory: memoryview) -> None:
+    def __init__(self) -> None:
+        self.io = IoExit()
+        self.mmio = MmioExit()
+        self.msr = MsrExit()
+        self.internal_error = InternalErrorExit()
+        self.system_event = SystemEventExit()
+        self.fail_entry = FailEntryExit()
+        self.debug = DebugExit()
+
+    def attach(self, run: Any, memory: memoryview) -> None:
+        """See the module."""
         self._run = run
-        self.io = IoExit(run, memory)
-        self.mmio = MmioExit(run, memory)
-        self.msr = MsrExit(run)
-        self.internal_error = InternalErrorExit(run)
-        self.system_event = SystemEventExit(run)
-        self.fail_entry = FailEntryExit(run)
-        self.debug = DebugExit(run)
+        views = (self.io, self.mmio, self.msr, self.internal_error, self.system_event, self.fail_entry, self.debug)
+        for view in views:
+            view.attach(run, memory)
 
     @property
     def reason(self) -> int:

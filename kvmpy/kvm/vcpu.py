@@ -45,12 +45,15 @@ class Vcpu:
     def __init__(self, fd: int, vcpu_id: int, mmap_size: int) -> None:
         self.fd = fd
         self.id = vcpu_id
-        self._map = mmap.mmap(fd, mmap_size, flags=mmap.MAP_SHARED)
-        self._run = ffi.cast("struct kvm_run *", ffi.from_buffer(self._map))
         self._tid = 0
+        self._map = mmap.mmap(fd, mmap_size, flags=mmap.MAP_SHARED)
+        self._mapping = ffi.from_buffer(self._map)
+        self._run = ffi.cast("struct kvm_run *", self._mapping)
         self.memory = memoryview(self._map)
         """All of `struct kvm_run` with the pages behind it, which hold the data of port exits."""
-        self.exit = Exit(self._run, self.memory)
+        self.exit = Exit()
+        """Views of why the last `run` returned."""
+        self.exit.attach(self._run, self.memory)
         self.enter: Callable[[], int] = partial(lib.kvmpy_vcpu_run, fd, self._run)
         """`run` without its check: a negative result is -errno.  For loops that look at the result anyway."""
 
@@ -61,10 +64,21 @@ class Vcpu:
         self.close()
 
     def close(self) -> None:
-        """Closes the fd; twice is fine."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Closes the fd and its mapping; twice is fine.  Views of exits are empty from then on."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
+        # Whoever still has a pointer must find memory behind it, and the mapping holds the vCPU as its fd did.
+        self._run = ffi.new("struct kvm_run *")
+        self.enter = partial(lib.kvmpy_vcpu_run, -1, self._run)
+        self.exit.attach(self._run, memoryview(b""))
+        self.memory.release()
+        ffi.release(self._mapping)
+        try:
+            self._map.close()
+        except BufferError:
+            pass  # Somebody holds a view of an exit's data: the mapping goes with it.
 
     # --- running
 

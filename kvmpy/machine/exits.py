@@ -48,7 +48,8 @@ def handle_exit(reason: int, vcpu: Vcpu, context: ExitContext) -> Outcome | None
     if reason == KVM_EXIT_INTERNAL_ERROR:
         return _internal_error(vcpu, context)
     if reason == KVM_EXIT_X86_WRMSR:
-        return _wrmsr(vcpu, context)
+        _wrmsr(vcpu, context)
+        return None
     if reason == KVM_EXIT_X86_RDMSR:
         vcpu.exit.msr.fault()
         return None

@@ -107,7 +107,7 @@ class Machine:
         return self.wait(timeout)
 
     def stop(self) -> None:
-        """Ends the machine as if its power were cut, and waits until no vCPU runs.  In any state, any number of times."""
+        """Ends the machine as if its power were cut; no vCPU runs any more.  In any state, any number of times."""
         self.end(Outcome(USER))
         for vcpu in self.vcpus:
             vcpu.join()

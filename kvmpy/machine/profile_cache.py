@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from stat import S_ISREG
 
+from kvmpy.host.cache import cache_folder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,15 +28,6 @@ _LARGEST_FIGURE = 1e9
 _CPUINFO = "/proc/cpuinfo"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _MODULES = "/sys/module"
-
-
-def cache_folder() -> str:
-    """kvmpy's cache folder for this user: `KVMPY_CACHE`, else `$XDG_CACHE_HOME/kvmpy`, else `~/.cache/kvmpy`."""
-    chosen = os.environ.get("KVMPY_CACHE")
-    if chosen:
-        return chosen
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(base, "kvmpy")
 
 
 def host_key() -> str:

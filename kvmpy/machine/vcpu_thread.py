@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from kvmpy.machine.exits import ExitContext
     from kvmpy.machine.outcome import Outcome
 
+    _Answer = tuple[Callable[[int, memoryview], None], int, memoryview]
+
 # A guest can touch as many addresses as it likes; so many are counted by themselves, the others together.
 COUNTED_ADDRESSES = 4096
 OTHER = -1
 
-# struct kvm_run: exit data starts at byte 32; for a port it is direction, size, port, count, offset of the data.
+# struct kvm_run: exit data starts at byte 32.  Of a port exit the first word is direction, size and port, as one key;
+# then come the count and the offset of the data.
 _EXIT_DATA = 32
-_IO = struct.Struct("<BBHIQ")
+_IO = struct.Struct("<IIQ")
 _MMIO = struct.Struct("<Q8xIB")
 _MMIO_DATA = _EXIT_DATA + 8
 
@@ -36,17 +39,27 @@ _MMIO_DATA = _EXIT_DATA + 8
 class VcpuStats:
     """What one vCPU left the guest for: `ports` and `mmio` count accesses by address, `others` the rest by reason."""
 
-    __slots__ = ("mmio", "others", "ports")
+    __slots__ = ("_accesses", "mmio", "others")
 
     def __init__(self) -> None:
-        self.ports: dict[int, int] = {}
+        # By the key of a port exit, so that the loop counts what it has at hand.
+        self._accesses: dict[int, int] = {}
         self.mmio: dict[int, int] = {}
         self.others: dict[int, int] = {}
 
+    @property
+    def ports(self) -> dict[int, int]:
+        """Accesses by port, reads and writes of any width."""
+        ports: dict[int, int] = {}
+        for key, count in list(self._accesses.items()):
+            port = key >> 16  # -1 >> 16 is -1, OTHER still.
+            ports[port] = ports.get(port, 0) + count
+        return ports
+
     def exits(self) -> dict[str, int]:
         """Exits by KVM's name of their reason."""
-        counts = {EXIT_NAMES.get(reason, str(reason)): count for reason, count in self.others.items()}
-        for name, table in (("io", self.ports), ("mmio", self.mmio)):
+        counts = {EXIT_NAMES.get(reason, str(reason)): count for reason, count in list(self.others.items())}
+        for name, table in (("io", self._accesses), ("mmio", self.mmio)):
             if table:
                 counts[name] = sum(table.values())
         return counts
@@ -75,6 +88,9 @@ class VcpuThread:
         self._context = context
         self._on_end = on_end
         self._on_error = on_error
+        # What `_learn` found, by the key of a port exit; forgotten whenever the ports' devices change.
+        self._answers: dict[int, _Answer] = {}
+        pio.on_change(self._answers.clear)
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name=f"kvmpy-vcpu{vcpu.id}", daemon=True)
 
@@ -103,6 +119,7 @@ class VcpuThread:
             self._on_error(error)
         finally:
             vcpu.adopt_thread(0)
+            self._answers.clear()  # Their views would keep the vCPU's mapping.
 
     def _loop(self) -> Outcome | None:
         """The thin loop; the `Outcome` that the guest came to, or None when stopped."""
@@ -110,46 +127,27 @@ class VcpuThread:
         enter = vcpu.enter
         memory = vcpu.memory
         io = partial(_IO.unpack_from, memory, _EXIT_DATA)
-        mmio = partial(_MMIO.unpack_from, memory, _EXIT_DATA)
-        find_port = self._pio.find
-        find_address = self._mmio.find
-        ports = self.stats.ports
-        addresses = self.stats.mmio
+        answers = self._answers
+        accesses = self.stats._accesses
         others = self.stats.others
         while True:
             reason = enter()
             if reason == KVM_EXIT_IO:
-                is_write, size, port, count, start = io()
+                key, count, start = io()
                 try:
-                    ports[port] += 1
+                    answer, offset, data = answers[key]
+                    accesses[key] += 1
                 except KeyError:
-                    ports[port] = 1
-                mapping = find_port(port)
-                # A string instruction (rep outsb) brings many elements at once, all for the same port.
-                for at in range(start, start + size * count, size) if count > 1 else (start,):
-                    data = memory[at : at + size]
-                    if mapping is None:
-                        if not is_write:
-                            data[:] = b"\xff" * size
-                    elif is_write:
-                        mapping.write(port - mapping.start, data)
-                    else:
-                        mapping.read(port - mapping.start, data)
-            elif reason == KVM_EXIT_MMIO:
-                address, size, is_write = mmio()
-                try:
-                    addresses[address] += 1
-                except KeyError:
-                    _count_first(addresses, address)
-                data = memory[_MMIO_DATA : _MMIO_DATA + min(size, 8)]
-                mapping = find_address(address)
-                if mapping is None:
-                    if not is_write:
-                        data[:] = b"\xff" * len(data)
-                elif is_write:
-                    mapping.write(address - mapping.start, data)
+                    answer, offset, data = self._learn(key, start)
+                if count == 1:
+                    answer(offset, data)
                 else:
-                    mapping.read(address - mapping.start, data)
+                    # A string instruction (rep outsb) brings many elements at once, all for the same port.
+                    size = len(data)
+                    for at in range(start, start + size * count, size):
+                        answer(offset, memory[at : at + size])
+            elif reason == KVM_EXIT_MMIO:
+                self._access_memory()
             else:
                 others[reason] = others.get(reason, 0) + 1
                 if reason == KVM_EXIT_INTR:
@@ -161,9 +159,49 @@ class VcpuThread:
                 if outcome is not None:
                     return outcome
 
+    def _learn(self, key: int, start: int) -> _Answer:
+        """Finds who answers a kind of port access: the device's method, the offset, and where the data lie."""
+        _count(self.stats._accesses, key)
+        port, size, is_write = key >> 16, key >> 8 & 0xFF, key & 0xFF
+        mapping = self._pio.find(port)
+        answer: Callable[[int, memoryview], None]
+        if mapping is None:
+            answer, offset = (_swallow if is_write else _float_high), 0
+        else:
+            answer, offset = (mapping.write if is_write else mapping.read), port - mapping.start
+        # KVM puts the data of a vCPU's port accesses always at the same place.
+        found = (answer, offset, self.vcpu.memory[start : start + size])
+        if len(self._answers) < COUNTED_ADDRESSES:
+            self._answers[key] = found
+            if self._pio.find(port) is not mapping:
+                self._answers.pop(key, None)  # Another thread took the device away in between.
+        return found
 
-def _count_first(addresses: dict[int, int], address: int) -> None:
-    if len(addresses) < COUNTED_ADDRESSES:
-        addresses[address] = 1
-    else:
-        addresses[OTHER] = addresses.get(OTHER, 0) + 1
+    def _access_memory(self) -> None:
+        address, size, is_write = _MMIO.unpack_from(self.vcpu.memory, _EXIT_DATA)
+        _count(self.stats.mmio, address)
+        data = self.vcpu.memory[_MMIO_DATA : _MMIO_DATA + min(size, 8)]
+        mapping = self._mmio.find(address)
+        if mapping is None:
+            if not is_write:
+                _float_high(0, data)
+        elif is_write:
+            mapping.write(address - mapping.start, data)
+        else:
+            mapping.read(address - mapping.start, data)
+
+
+def _count(table: dict[int, int], key: int) -> None:
+    """Counts one more of `key`, with all that came after `COUNTED_ADDRESSES` others together under `OTHER`."""
+    if key not in table and len(table) >= COUNTED_ADDRESSES:
+        key = OTHER
+    table[key] = table.get(key, 0) + 1
+
+
+def _swallow(_offset: int, _data: memoryview) -> None:
+    """A write to a port that nobody has."""
+
+
+def _float_high(_offset: int, data: memoryview) -> None:
+    """A read from where nobody is: the lines of the bus are pulled up."""
+    data[:] = b"\xff" * len(data)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kvmpy.host.cache import cache_folder
 from kvmpy.machine.profile import EMULATED_RING0, HARDWARE, KINDS, NESTED, kind_of, profile
-from kvmpy.machine.profile_cache import cache_folder, host_key, load, store
+from kvmpy.machine.profile_cache import host_key, load, store
 
 KEY = "boot_id=1\nkernel=6\nmodules=kvm_intel\ncpu=A CPU\n"
 FIGURES = (HARDWARE, 0.5, 0.25, 1500.0)
