@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import typer
 
-    from kvmpy.cli.checks import Check
+    from kvmpy.cli.checks.finding import Check
 
 EPILOG = """Exit status: 0 when machines can run, warnings or not; 1 when a check failed."""
 
@@ -27,7 +27,7 @@ def doctor(
     checks = list(run_checks())
     if as_json:
         _print_json(checks)
-    elif sys.stdout.isatty():
+    elif sys.stdout is not None and sys.stdout.isatty():
         _print_table(checks)
     else:
         _print_text(checks)

@@ -26,6 +26,7 @@ VERBS = {
 }
 
 INTERRUPTED = 130  # 128 + SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -34,14 +35,19 @@ def main(words: Sequence[str] | None = None) -> int:
     Typer's own ways out, after help or a usage mistake, raise `SystemExit`.
     """
     try:
-        return _run(sys.argv[1:] if words is None else words)
+        status = _run(sys.argv[1:] if words is None else words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except KvmpyError as error:
         say(str(error), RED)
         return error.status
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        return 1
+        # Whoever read our output has had enough; the interpreter's last flush is not to complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return BROKEN_PIPE
     except Exception as error:
         if os.environ.get("KVMPY_DEBUG"):
             raise

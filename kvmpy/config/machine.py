@@ -31,7 +31,7 @@ MAX_TIMEOUT = 1e9
 class MachineConfig:
     """One machine, as asked for.
 
-    `kernel` and `initrd` are paths; `append` is added to the kernel's command line; `memory` is in bytes; `console`
+    `kernel` and `initrd` are paths, or the bytes themselves; `append` is added to the kernel's command line; `memory` is in bytes; `console`
     is one of `CONSOLES`; `debug_exit` is the I/O port of an isa-debug-exit device or None; `timeout` is in seconds
     or None; `report` is the path that a JSON report is written to, or None; `name` is the machine's own, or None;
     `protocol` says how the kernel file is loaded: `auto` for Linux, else what `kvmpy.boot.flat` knows and checks.
@@ -47,9 +47,9 @@ class MachineConfig:
 
     def __init__(
         self,
-        kernel: str,
+        kernel: str | bytes,
         *,
-        initrd: str | None = None,
+        initrd: str | bytes | None = None,
         append: str = "",
         memory: int = 256 * MIB,
         vcpus: int = 1,
@@ -109,8 +109,12 @@ def _check_range(path: str, value: int, low: int, high: int) -> int:
     return value
 
 
-def _check_file(path: str, name: str, limit: int) -> str:
-    """`name`, where it is a readable file of 1 to `limit` bytes."""
+def _check_file(path: str, name: str | bytes, limit: int) -> str | bytes:
+    """`name`, where it is a readable file of 1 to `limit` bytes, or so many bytes."""
+    if isinstance(name, bytes):
+        if not 0 < len(name) <= limit:
+            raise ConfigError(path, f"{len(name)} bytes are not 1 to {limit}")
+        return name
     try:
         status = os.stat(name)
     except (OSError, ValueError) as error:

@@ -174,6 +174,23 @@ def test_an_unexpected_error_is_raised_when_debugging(monkeypatch: pytest.Monkey
         command.main(["boot"])
 
 
+def test_a_reader_that_has_enough_gets_no_complaint() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", "kvmpy", "doctor", "--json"], stdout=writer, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (command.BROKEN_PIPE, b"")
+
+
+def test_an_error_of_a_sub_command_is_one_sentence(tmp_path: Path) -> None:
+    result = kvmpy("kernel", "path", "full", environment={"KVMPY_CACHE": str(tmp_path)})
+    assert result.returncode == 1
+    assert result.stderr.startswith("kvmpy: ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_control_characters_of_others_do_not_reach_the_terminal() -> None:
     assert printable("a\x1b[2Jb\n\udcff") == "a\\x1b[2Jb\\n\\udcff"
     assert printable("für alle") == "für alle"
