@@ -421,20 +421,113 @@ def test_xmm8_to_xmm15_are_their_own(guest):
     assert xmm(guest, 0) == B
 
 
-# --- XCR0
+# --- XSAVE
 
 
-def test_xgetbv_reads_xcr0(guest):
+@pytest.fixture
+def xsave_guest(guest):
+    """With XSAVE switched on for x87, SSE and, where it is there, AVX."""
     if not has_feature(guest, 1, "rcx", 26):
         pytest.skip("this processor has no XSAVE")
+    guest.avx = has_feature(guest, 1, "rcx", 28)
     guest.control(cr4=1 << 18)
-    regs = guest.completes("xgetbv", rcx=0, rdx=5, rax=0)
-    assert regs.rax & 1
-    assert regs.rdx << 32 | regs.rax == struct.unpack_from("<Q", guest.vcpu.xcrs(), 16)[0]
+    guest.completes("xsetbv", rcx=0, rax=7 if guest.avx else 3, rdx=0)
+    return guest
 
 
-def test_xgetbv_without_osxsave_is_ud(guest):
-    guest.faults(UD, "xgetbv", rcx=0)
+def xsave_area(present, *, xmm1=bytes(16), mxcsr=0x1F80, fcw=0x37F, ymm1=bytes(16)):
+    area = bytearray(0x340)
+    struct.pack_into("<H", area, 0, fcw)
+    struct.pack_into("<I", area, 24, mxcsr)
+    area[176:192] = xmm1
+    struct.pack_into("<Q", area, 512, present)
+    area[576 + 16 : 576 + 32] = ymm1
+    return bytes(area)
+
+
+AREA = DATA + 0x400
+LOAD_XMM1 = "movups xmm1, [DATA]\n"
+
+
+def test_xgetbv_reads_xcr0(xsave_guest):
+    regs = xsave_guest.completes("xgetbv", rcx=0, rdx=5, rax=0)
+    assert regs.rdx << 32 | regs.rax == (7 if xsave_guest.avx else 3)
+
+
+def test_xsave_stores_what_is_asked_for(xsave_guest):
+    memory = xsave_guest.memory
+    memory.write(AREA, b"\xee" * 512 + bytes(64))
+    xsave_guest.completes(LOAD_XMM1 + f"xsave [{AREA}]", B, rax=2, rdx=0)
+    assert memory.read(AREA, 24) == b"\xee" * 24
+    assert memory.read(AREA + 24, 4) == struct.pack("<I", 0x1F80)
+    assert memory.read(AREA + 160 + 16, 16) == B
+    assert memory.read(AREA + 512, 8) == struct.pack("<Q", 2)
+
+
+def test_xsave_keeps_the_header_bits_of_what_is_not_asked_for(xsave_guest):
+    xsave_guest.memory.write(AREA, xsave_area(4))
+    xsave_guest.completes(LOAD_XMM1 + f"xsave [{AREA}]", B, rax=2, rdx=0)
+    assert xsave_guest.memory.read(AREA + 512, 8) == struct.pack("<Q", 6)
+
+
+def test_xrstor_loads_what_is_there(xsave_guest):
+    xsave_guest.memory.write(AREA, xsave_area(3, xmm1=A, mxcsr=0x1FA0, fcw=0x27F))
+    source = f"xrstor [{AREA}]\n movups [DATA], xmm1\n stmxcsr [DATA + 16]\n fnstcw [DATA + 20]"
+    xsave_guest.completes(source, B, rax=3, rdx=0)
+    assert xsave_guest.memory.read(DATA, 22) == A + struct.pack("<IH", 0x1FA0, 0x27F)
+
+
+def test_xrstor_gives_the_initial_state_to_what_is_not_there(xsave_guest):
+    xsave_guest.memory.write(AREA, xsave_area(0, xmm1=A))
+    source = f"{LOAD_XMM1} ldmxcsr [DATA + 16]\n xrstor [{AREA}]\n movups [DATA], xmm1\n stmxcsr [DATA + 16]"
+    xsave_guest.completes(source, B + struct.pack("<I", 0x5F80), rax=3, rdx=0)
+    assert xsave_guest.memory.read(DATA, 20) == bytes(16) + struct.pack("<I", 0x1F80)
+
+
+def test_xrstor_leaves_what_is_not_asked_for(xsave_guest):
+    xsave_guest.memory.write(AREA, xsave_area(3, xmm1=A))
+    xsave_guest.completes(f"{LOAD_XMM1} xrstor [{AREA}]\n movups [DATA + 16], xmm1", B, rax=1, rdx=0)
+    assert xsave_guest.memory.read(DATA + 16, 16) == B
+
+
+def test_avx_state_goes_through_xrstor_and_xsave(xsave_guest):
+    if not xsave_guest.avx:
+        pytest.skip("this processor has no AVX")
+    xsave_guest.memory.write(AREA, xsave_area(7, xmm1=A, ymm1=B))
+    other = DATA + 0x800
+    xsave_guest.completes(f"xrstor [{AREA}]\n xsave [{other}]", rax=7, rdx=0)
+    assert xsave_guest.memory.read(other + 176, 16) == A
+    assert xsave_guest.memory.read(other + 576 + 16, 16) == B
+
+
+@pytest.mark.parametrize("name", ["xsave", "xrstor"])
+def test_xsave_areas_are_aligned(xsave_guest, name):
+    xsave_guest.faults(GP, f"{name} [{AREA + 32}]", error=0, rax=3, rdx=0)
+
+
+def test_xrstor_of_a_component_that_is_not_on_is_gp(xsave_guest):
+    xsave_guest.memory.write(AREA, xsave_area(1 << 62))
+    xsave_guest.faults(GP, f"xrstor [{AREA}]", error=0, rax=3, rdx=0)
+
+
+def test_xrstor_of_reserved_mxcsr_bits_is_gp(xsave_guest):
+    xsave_guest.memory.write(AREA, xsave_area(3, mxcsr=1 << 31))
+    xsave_guest.faults(GP, f"xrstor [{AREA}]", error=0, rax=3, rdx=0)
+
+
+def test_xsave_to_a_missing_page(xsave_guest):
+    xsave_guest.faults(PF, "xsave [ABSENT]", rax=3, rdx=0)
+    assert xsave_guest.vcpu.sregs().cr2 & ~0xFFF == ABSENT
+
+
+def test_xsave_after_a_task_switch_is_nm(xsave_guest):
+    xsave_guest.control(cr0=8)
+    xsave_guest.faults(NM, f"xsave [{AREA}]")
+
+
+@pytest.mark.parametrize("name", ["xgetbv", f"xsave [{AREA}]", f"xrstor [{AREA}]"])
+def test_without_osxsave_is_ud(guest, name):
+    guest.faults(UD, name, rcx=0)
 
 
 # --- around the instruction

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kvmpy.errors import GuestMemoryError
 from kvmpy.kvm.exits import KVM_INTERNAL_ERROR_EMULATION
-from kvmpy.machine.assist.cpu import DB, DR6_BS, RFLAGS_RF, RFLAGS_TF, Cpu, Fault
+from kvmpy.machine.assist.cpu import DB, DR6_BS, RFLAGS_RF, RFLAGS_TF, Cpu, Fault, UnfinishedError
 from kvmpy.machine.assist.decode import Instruction, TruncatedError, decode
 from kvmpy.machine.assist.instructions import INSTRUCTIONS, Trap
 
@@ -46,7 +46,7 @@ def finish(vcpu: Vcpu, memory: GuestMemory) -> bool:
         do(cpu)
     except Fault as raised:
         fault = raised
-    except GuestMemoryError:
+    except (GuestMemoryError, UnfinishedError):
         return False
     if fault is None or isinstance(fault, Trap):
         cpu.regs.rip = _next(cpu)

@@ -72,6 +72,10 @@ class Fault(Exception):
         self.address = address
 
 
+class UnfinishedError(Exception):
+    """A form of an instruction that cannot be finished here."""
+
+
 class Cpu:
     """The vCPU's registers, read once; what is changed is written back by `commit`."""
 
@@ -144,45 +148,51 @@ class Cpu:
     # --- x87 and SSE
 
     @property
-    def _xsave(self) -> bytearray:
+    def xsave_area(self) -> bytearray:
+        """The XSAVE area as KVM has it, in the standard format; to be changed with `set_xsave_area`."""
         if self._area is None:
             self._area = bytearray(self.vcpu.xsave())
         return self._area
 
+    def set_xsave_area(self, area: bytearray) -> None:
+        """Replaces the XSAVE area; components whose bit in its header is clear get their initial state."""
+        self._area = area
+        self._area_changed = True
+
     @property
     def fsw(self) -> int:
         """The x87 status word."""
-        return int.from_bytes(self._xsave[_FSW : _FSW + 2], "little")
+        return int.from_bytes(self.xsave_area[_FSW : _FSW + 2], "little")
 
     @property
     def mxcsr(self) -> int:
         """SSE's control and status register."""
-        return int.from_bytes(self._xsave[_MXCSR : _MXCSR + 4], "little")
+        return int.from_bytes(self.xsave_area[_MXCSR : _MXCSR + 4], "little")
 
     @mxcsr.setter
     def mxcsr(self, value: int) -> None:
-        self._xsave[_MXCSR : _MXCSR + 4] = value.to_bytes(4, "little")
+        self.xsave_area[_MXCSR : _MXCSR + 4] = value.to_bytes(4, "little")
         self._mark_sse()
 
     @property
     def mxcsr_mask(self) -> int:
         """The bits that MXCSR may have; 0xffbf where the processor does not say (SDM volume 1, 11.6.6)."""
-        return int.from_bytes(self._xsave[_MXCSR + 4 : _MXCSR + 8], "little") or 0xFFBF
+        return int.from_bytes(self.xsave_area[_MXCSR + 4 : _MXCSR + 8], "little") or 0xFFBF
 
     def xmm(self, number: int) -> bytes:
         """An XMM register's 16 bytes."""
         start = _XMM0 + 16 * number
-        return bytes(self._xsave[start : start + 16])
+        return bytes(self.xsave_area[start : start + 16])
 
     def set_xmm(self, number: int, value: bytes) -> None:
         """Sets an XMM register; the upper part of its YMM register stays."""
         start = _XMM0 + 16 * number
-        self._xsave[start : start + 16] = value
+        self.xsave_area[start : start + 16] = value
         self._mark_sse()
 
     def _mark_sse(self) -> None:
         # Without its bit in the header the state counts as initial, and what was written is not looked at.
-        self._xsave[_XSTATE_BV] |= _XSTATE_SSE
+        self.xsave_area[_XSTATE_BV] |= _XSTATE_SSE
         self._area_changed = True
 
     # --- memory

@@ -13,7 +13,6 @@ from kvmpy.machine.assist.cpu import (
     CR0_MP,
     CR0_NE,
     CR0_TS,
-    CR4_OSXSAVE,
     GP,
     MF,
     NM,
@@ -25,6 +24,7 @@ from kvmpy.machine.assist.cpu import (
     Fault,
 )
 from kvmpy.machine.assist.sse import SSE
+from kvmpy.machine.assist.xstate import XSTATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,26 +113,14 @@ def cmpxchg8b_16b(cpu: Cpu) -> None:
     cpu.regs.rflags &= ~RFLAGS_ZF
 
 
-def xgetbv(cpu: Cpu) -> None:
-    """XCR0."""
-    if not cpu.sregs.cr4 & CR4_OSXSAVE:
-        raise Fault(UD)
-    if cpu.get(RCX, 32):
-        raise Fault(GP, 0)
-    # struct kvm_xcrs: two words, then a register's number, padding and value.
-    value = int.from_bytes(cpu.vcpu.xcrs()[16:24], "little")
-    cpu.set(RAX, 32, value)
-    cpu.set(RDX, 32, value >> 32)
-
-
 INSTRUCTIONS: dict[tuple[int, int, int | None], Callable[[Cpu], None]] = {
     (0, 0xCC, None): int3,
     (0, 0x9B, None): fwait,
     (0xF3, 0x0FB8, None): popcnt,
     (0, 0x0F01, 0xCA): clac,
     (0, 0x0F01, 0xCB): stac,
-    (0, 0x0F01, 0xD0): xgetbv,
     (0, 0x0FC7, 1): cmpxchg8b_16b,
     **SSE,
+    **XSTATE,
 }
 """`Instruction.key` → the function that does it."""
