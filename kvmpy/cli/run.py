@@ -34,14 +34,26 @@ def run(config: MachineConfig) -> int:
     timeline = Timeline(STARTED)
     # Before anything is opened: a closed fd 0 would become somebody else's.
     source, sink = _if_open(STDIN), _if_open(STDOUT)
-    machine = None
-    try:
-        with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
-            if config.verbose:
-                _say_machine(machine)
-            outcome = _run(machine)
-    except KvmpyError as error:
-        outcome = Outcome(HOST_ERROR, str(error), status=error.status)
+    terminal = Terminal(STDIN)
+    machine: Machine | None = None
+
+    def end(number: int) -> None:
+        if machine is None:
+            raise _Interrupted(number)  # Out of the middle of `build`, which undoes what it did.
+        machine.end(_ended_by(number))
+        machine.hurry()  # It may have ended before, and wait for the reader of its output.
+
+    with EndSignals(end, terminal.restore):
+        try:
+            with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
+                if config.verbose:
+                    _say_machine(machine)
+                with terminal:
+                    outcome = machine.run(config.timeout)
+        except KvmpyError as error:
+            outcome = Outcome(HOST_ERROR, str(error), status=error.status)
+        except _Interrupted as interrupted:
+            outcome = _ended_by(interrupted.number)
     if config.report is not None:
         from kvmpy.cli.report import write_report
 
@@ -50,15 +62,16 @@ def run(config: MachineConfig) -> int:
     return outcome.status
 
 
-def _run(machine: Machine) -> Outcome:
-    def end(number: int) -> None:
-        machine.end(Outcome(SIGNAL, f"ended by signal {number}", status=128 + number))
-        machine.hurry()  # It may have ended before, and wait for the reader of its output.
+class _Interrupted(BaseException):
+    """A signal asked us to end before there was a machine."""
 
-    terminal = Terminal(STDIN)
-    with EndSignals(end, terminal.restore), terminal:
-        machine.start()
-        return machine.wait(machine.config.timeout)
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _ended_by(number: int) -> Outcome:
+    return Outcome(SIGNAL, f"ended by signal {number}", status=128 + number)
 
 
 def _if_open(fd: int) -> int | None:
@@ -72,8 +85,8 @@ def _if_open(fd: int) -> int | None:
 def _say_machine(machine: Machine) -> None:
     config, profile = machine.config, machine.profile
     host = f", host {profile.kind}" if profile is not None else ""
-    initrd = f", initrd {config.initrd}" if config.initrd is not None else ""
-    say(f"kernel {config.kernel}{initrd}, {config.memory >> 20} MiB, {config.vcpus} CPU{host}")
+    initrd = f", initrd {config.initrd!r}" if config.initrd is not None else ""
+    say(f"kernel {config.kernel!r}{initrd}, {config.memory >> 20} MiB, {config.vcpus} CPU{host}")
 
 
 def _say_end(outcome: Outcome) -> None:

@@ -31,10 +31,11 @@ MAX_TIMEOUT = 1e9
 class MachineConfig:
     """One machine, as asked for.
 
-    `kernel` and `initrd` are paths, or the bytes themselves; `append` is added to the kernel's command line; `memory` is in bytes; `console`
-    is one of `CONSOLES`; `debug_exit` is the I/O port of an isa-debug-exit device or None; `timeout` is in seconds
-    or None; `report` is the path that a JSON report is written to, or None; `name` is the machine's own, or None;
-    `protocol` says how the kernel file is loaded: `auto` for Linux, else what `kvmpy.boot.flat` knows and checks.
+    `kernel` and `initrd` are paths, or the bytes themselves; `append` is added to the kernel's command line;
+    `memory` is in bytes; `console` is one of `CONSOLES`; `debug_exit` is the I/O port of an isa-debug-exit device or
+    None; `timeout` is in seconds or None; `report` is the path that a JSON report is written to, or None; `name` is
+    the machine's own, or None; `protocol` says how the kernel file is loaded: `auto` for Linux, else what
+    `kvmpy.boot.flat` knows and checks.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
