@@ -6,6 +6,7 @@ Where the processor or KVM runs it, `finish` is not called; where KVM gives up, 
 from __future__ import annotations
 
 import struct
+import sys
 
 import pytest
 
@@ -564,3 +565,24 @@ def test_a_triple_fault_is_described(guest):
     text = describe_crash(guest.vcpu, guest.memory)
     assert "ring 0, 64-bit code" in text
     assert "ud2" in text
+
+
+def test_without_a_disassembler_the_bytes_are_told(guest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "iced_x86", None)
+    guest.completes("mov eax, 1")
+    guest.vcpu.set_regs(registers_at(guest, CODE))
+    text = describe_crash(guest.vcpu, guest.memory)
+    assert "bytes b8 01 00 00 00" in text
+    assert "kvmpy[debug]" in text
+
+
+@pytest.mark.parametrize("rip", [ABSENT, MMIO, 1 << 62, (1 << 64) - 1])
+def test_a_crash_where_there_is_no_code_is_described(guest, rip):
+    guest.vcpu.set_regs(registers_at(guest, rip))
+    assert "where no memory is mapped" in describe_crash(guest.vcpu, guest.memory)
+
+
+def registers_at(guest, rip):
+    regs = guest.vcpu.regs()
+    regs.rip = rip
+    return regs

@@ -1,5 +1,6 @@
 """A vCPU while one of its instructions is finished: registers and memory as the instruction sees them, and faults.
 
+Accessed and dirty bits of the page tables are not set, and what is written is not atomic towards other vCPUs.
 Intel SDM volume 3, chapters 4 (paging) and 6 (exceptions).
 """
 
