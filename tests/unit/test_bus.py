@@ -68,7 +68,7 @@ def test_a_removed_device_is_found_no_more_even_where_it_was_used():
 def test_a_guest_that_touches_every_address_fills_no_memory():
     bus = Bus("test", 1 << 40)
     bus.add(0, 1 << 30, Recorder())
-    for address in range(0, 3 * FOUND_LIMIT):
+    for address in range(3 * FOUND_LIMIT):
         assert bus.find(address) is not None
     assert len(bus._found) == FOUND_LIMIT
 
