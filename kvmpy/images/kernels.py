@@ -55,7 +55,7 @@ class Kernel:
 
 
 def fragment(flavour: str) -> str:
-    """The configuration of a flavour: the text of its fragments, the later ones first in what they say."""
+    """The configuration of a flavour: the text of its fragments; what a later one says counts."""
     if flavour not in _FRAGMENTS:
         raise ConfigError("flavour", f"{flavour!r} is not a kernel that kvmpy builds; there are base and full")
     here = os.path.join(os.path.dirname(__file__), "kernel-configs")

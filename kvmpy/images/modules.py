@@ -192,3 +192,15 @@ def collect(folder: str, wanted: Iterable[str] = GUEST_MODULES) -> dict[str, byt
     """
     files = ModuleIndex.from_folder(folder).closure(wanted)
     return {f"{module_name(path)}.ko": read_module(os.path.join(folder, path)) for path in files}
+
+
+def for_kernel(kernel: str, wanted: Iterable[str] = GUEST_MODULES) -> dict[str, bytes]:
+    """What `collect` gives for a kernel file of the cache; nothing where no `lib/modules` lies beside it."""
+    folder = os.path.join(os.path.dirname(os.path.realpath(kernel)), "lib/modules")
+    try:
+        releases = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ImageError(f"{folder}: {error.strerror}") from error
+    return collect(os.path.join(folder, releases[-1]), wanted) if releases else {}

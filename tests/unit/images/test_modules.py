@@ -156,6 +156,16 @@ def test_collects_the_content_in_load_order(tmp_path: Path) -> None:
     assert list(modules.collect(str(tmp_path), ["a_one"]).items()) == [("b.ko", b"b"), ("a_one.ko", b"a")]
 
 
+def test_a_kernel_brings_the_modules_that_lie_beside_it(tmp_path: Path) -> None:
+    assert modules.for_kernel(str(tmp_path / "vmlinuz")) == {}
+    folder = tmp_path / "lib/modules/6.1.0"
+    folder.mkdir(parents=True)
+    (folder / "modules.dep").write_text("b.ko:\n")
+    (folder / "b.ko").write_bytes(b"b")
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert modules.for_kernel(str(tmp_path / "link/vmlinuz"), ["b"]) == {"b.ko": b"b"}
+
+
 def test_says_that_modules_dep_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="`depmod` makes it"):
         ModuleIndex.from_folder(str(tmp_path))
