@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmpy.host.cache import cache_folder
 from kvmpy.images import cache
 
 
@@ -25,19 +26,19 @@ def put(path: Path) -> str:
 
 
 def test_lies_in_the_home_folder(home: Path) -> None:
-    assert cache.cache_folder() == f"{home}/.cache/kvmpy"
+    assert cache_folder() == f"{home}/.cache/kvmpy"
 
 
 def test_follows_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache.cache_folder() == "/xdg/kvmpy"
+    assert cache_folder() == "/xdg/kvmpy"
     monkeypatch.setenv("KVMPY_CACHE", "/own")
-    assert cache.cache_folder() == "/own"
+    assert cache_folder() == "/own"
 
 
 def test_ignores_a_relative_xdg_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache.cache_folder() == f"{home}/.cache/kvmpy"
+    assert cache_folder() == f"{home}/.cache/kvmpy"
 
 
 def test_prefers_base_then_full_then_fetched_then_the_hosts(home: Path) -> None:
