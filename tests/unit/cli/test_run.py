@@ -49,8 +49,10 @@ length  equ     $ - text
 
 # Gives back what comes in, until it is a q.
 ECHO = """
-        mov     dx, 0x3fc       ; DTR: somebody listens
-        mov     al, 1
+        mov     al, 1           ; Somebody listens: interrupts for received data, and DTR.
+        mov     dx, 0x3f9
+        out     dx, al
+        mov     dx, 0x3fc
         out     dx, al
         mov     dx, 0x3f8
         mov     al, '>'
