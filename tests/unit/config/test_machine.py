@@ -133,3 +133,11 @@ def test_a_text_is_a_port_or_refused(text: str) -> None:
         assert 0 <= parse_port(text, path="debug_exit") <= 0xFFFF
     except ConfigError as error:
         assert str(error).startswith("debug_exit: ")  # noqa: PT017
+
+
+def test_a_kernel_may_be_bytes_but_not_none_of_them() -> None:
+    assert MachineConfig(b"x", initrd=b"y").initrd == b"y"
+    with pytest.raises(ConfigError, match="kernel"):
+        MachineConfig(b"")
+    with pytest.raises(ConfigError, match="initrd"):
+        MachineConfig(b"x", initrd=bytes(MIB + 1), memory=MIB)
