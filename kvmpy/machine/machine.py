@@ -1,4 +1,4 @@
-"""One virtual machine and its life: created → running → stopped.
+"""One virtual machine and its life: created → running ⇄ paused → stopped.
 
 `builder.build` makes it; who has it, owns it.  All ends lead through `end`: the first one counts, and `wait` gives
 its `Outcome`.
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CREATED = "created"
 RUNNING = "running"
+PAUSED = "paused"
 STOPPED = "stopped"
 
 
@@ -40,7 +41,7 @@ class Machine:
             machine.start()
             outcome = machine.wait()
 
-    `state` is CREATED, RUNNING or STOPPED.  The attributes below are its parts, for scripts and for reports.
+    `state` is CREATED, RUNNING, PAUSED or STOPPED.  The attributes below are its parts, for scripts and for reports.
     """
 
     def __init__(self, config: MachineConfig, timeline: Timeline) -> None:
@@ -105,6 +106,30 @@ class Machine:
         """`start`, then `wait`."""
         self.start()
         return self.wait(timeout)
+
+    def pause(self) -> None:
+        """Stops all vCPUs between two instructions, until `resume`; their state is then whole and stays.
+
+        A paused machine stays so; one that ended, or ends meanwhile, stays stopped.  Where a vCPU waits for a slow
+        reader of the console, so does this.
+        """
+        with self._lock:
+            if self.state == CREATED:
+                raise StateError("the machine was not started; there is nothing to pause")
+            if self.state == RUNNING:
+                self.state = PAUSED
+            for vcpu in self.vcpus:
+                vcpu.pause()
+        for vcpu in self.vcpus:
+            vcpu.wait_parked()
+
+    def resume(self) -> None:
+        """Lets a paused machine run on; one that is not paused is left alone."""
+        with self._lock:
+            if self.state == PAUSED:
+                self.state = RUNNING
+            for vcpu in self.vcpus:
+                vcpu.resume()
 
     def stop(self) -> None:
         """Ends the machine as if its power were cut; no vCPU runs any more.  In any state, any number of times."""

@@ -2,12 +2,17 @@
 
 The way of an exit is `KVM_RUN` → `_loop` → `Bus.find` → the device's `read` or `write`.  All that is not an access
 to a port or to memory-mapped I/O goes to `exits.handle_exit`, which says how the machine ends, or None to go on.
+
+Whoever wants something of a vCPU that runs asks its thread: it sets what it wants, kicks, and waits.  A kick makes
+KVM complete an access that is under way and then return, so a vCPU that attends to others, or is parked, stands
+between two instructions, and its state is whole.
 """
 
 from __future__ import annotations
 
 import struct
 import threading
+from collections import deque
 from functools import partial
 
 from kvmpy.kvm.exits import EXIT_NAMES, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO
@@ -16,12 +21,14 @@ from kvmpy.machine.exits import handle_exit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from kvmpy.bus import Bus
     from kvmpy.kvm import Vcpu
     from kvmpy.machine.exits import ExitContext
     from kvmpy.machine.outcome import Outcome
 
+    _T = TypeVar("_T")
     _Answer = tuple[Callable[[int, memoryview], None], int, memoryview]
 
 # A guest can touch as many addresses as it likes; so many are counted by themselves, the others together.
@@ -65,6 +72,25 @@ class VcpuStats:
         return counts
 
 
+class _Call:
+    """Something to be done in the vCPU's thread, and what came of it."""
+
+    __slots__ = ("done", "error", "function", "result")
+
+    def __init__(self, function: Callable[[Vcpu], object]) -> None:
+        self.function = function
+        self.done = False
+        self.result: object = None
+        self.error: BaseException | None = None
+
+    def serve(self, vcpu: Vcpu) -> None:
+        try:
+            self.result = self.function(vcpu)
+        except BaseException as error:
+            self.error = error
+        self.done = True
+
+
 class VcpuThread:
     """Runs `vcpu` until an exit ends the machine, `stop` is called, or something fails.
 
@@ -91,6 +117,10 @@ class VcpuThread:
         # What `_learn` found, by the key of a port exit; forgotten whenever the ports' devices change.
         self._answers: dict[int, _Answer] = {}
         pio.on_change(self._answers.clear)
+        self._control = threading.Condition()
+        self._calls: deque[_Call] = deque()
+        self._pausing = False
+        self._parked = False
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name=f"kvmpy-vcpu{vcpu.id}", daemon=True)
 
@@ -100,13 +130,55 @@ class VcpuThread:
 
     def stop(self) -> None:
         """Asks the thread to end; `join` waits for it.  From any thread, its own included."""
-        self._stopping = True
+        with self._control:
+            self._stopping = True
+            self._control.notify_all()
         self.vcpu.kick()
 
     def join(self) -> None:
         """Waits for the thread's end; from the thread itself, or before `start`, returns at once."""
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def pause(self) -> None:
+        """Asks the vCPU to stand still until `resume`; `wait_parked` waits until it does."""
+        with self._control:
+            self._pausing = True
+        self.vcpu.kick()
+
+    def wait_parked(self) -> None:
+        """Waits until the vCPU stands still after `pause`, or has ended; in its own thread, returns at once."""
+        if self._thread is threading.current_thread():
+            return
+        with self._control:
+            self._control.wait_for(lambda: self._parked or not self._pausing or not self._thread.is_alive())
+
+    def resume(self) -> None:
+        """Lets a paused vCPU run on."""
+        with self._control:
+            self._pausing = False
+            self._control.notify_all()
+
+    def call(self, function: Callable[[Vcpu], _T]) -> _T:
+        """What `function(vcpu)` gives, called while the vCPU stands between two instructions; what it raises, raised.
+
+        KVM wants a vCPU's state read and set by the thread that runs it; this is the way for all others.  A guest that
+        runs is interrupted for it, and goes on.
+        """
+        if self._thread is threading.current_thread() or not self._thread.is_alive():
+            return function(self.vcpu)
+        call = _Call(function)
+        with self._control:
+            self._calls.append(call)
+            self._control.notify_all()
+        self.vcpu.kick()
+        with self._control:
+            self._control.wait_for(lambda: call.done or not self._thread.is_alive())
+        if not call.done:
+            return function(self.vcpu)  # It ended before it came to us, and stands still for good.
+        if call.error is not None:
+            raise call.error
+        return call.result  # type: ignore[return-value]
 
     def _main(self) -> None:
         vcpu = self.vcpu
@@ -120,6 +192,22 @@ class VcpuThread:
         finally:
             vcpu.adopt_thread(0)
             self._answers.clear()  # Their views would keep the vCPU's mapping.
+            self._attend(ending=True)
+
+    def _attend(self, ending: bool = False) -> None:
+        """Does what others asked for, and stands still while they want it; in the vCPU's thread."""
+        with self._control:
+            while True:
+                while self._calls:
+                    self._calls.popleft().serve(self.vcpu)
+                    self._control.notify_all()
+                if ending or self._stopping or not self._pausing:
+                    break
+                self._parked = True
+                self._control.notify_all()
+                self._control.wait()
+            self._parked = False
+            self._control.notify_all()
 
     def _loop(self) -> Outcome | None:
         """The thin loop; the `Outcome` that the guest came to, or None when stopped."""
@@ -154,6 +242,10 @@ class VcpuThread:
                     vcpu.immediate_exit = False
                     if self._stopping:
                         return None
+                    if self._calls or self._pausing:
+                        self._attend()
+                        if self._stopping:
+                            return None
                     continue
                 outcome = handle_exit(reason, vcpu, self._context)
                 if outcome is not None:

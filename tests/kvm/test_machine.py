@@ -10,7 +10,7 @@ import pytest
 from kvmpy.config.machine import MachineConfig
 from kvmpy.errors import ConfigError, KvmpyError, StateError
 from kvmpy.machine.builder import build
-from kvmpy.machine.machine import CREATED, RUNNING, STOPPED
+from kvmpy.machine.machine import CREATED, PAUSED, RUNNING, STOPPED
 from kvmpy.machine.outcome import CRASH, DEBUG_EXIT, HOST_ERROR, SHUTDOWN, TIMEOUT, USER, Outcome
 from kvmpy.testing.asm import assemble
 from kvmpy.units import MIB
@@ -229,3 +229,91 @@ def test_nothing_is_left_behind_by_a_machine_that_cannot_be_built(tmp_path):
         build(MachineConfig(str(path), protocol="flat16@0xfffff", memory=MIB))
     assert set(os.listdir("/proc/self/fd")) == fds
     assert threading.active_count() == threads
+
+
+COUNTER = "here: inc dword [0x2000]\nout 0x80, al\njmp here"
+
+
+def counter(machine):
+    return int.from_bytes(machine.memory.read(0x2000, 4), "little")
+
+
+def test_a_paused_machine_stands_still_and_runs_on(guest):
+    machine = guest(COUNTER)
+    machine.start()
+    machine.pause()
+    assert machine.state == PAUSED
+    seen = counter(machine)
+    rip = machine.vcpus[0].call(lambda vcpu: vcpu.regs().rip)
+    assert counter(machine) == seen
+    assert machine.vcpus[0].call(lambda vcpu: vcpu.regs().rip) == rip
+    machine.pio.add(0x81, 1, machine.pio.find(0xE9).device)  # A change of the ports while it is paused.
+    machine.resume()
+    while counter(machine) == seen:
+        os.sched_yield()
+    machine.stop()
+
+
+def test_a_thousand_pauses_lose_nothing(guest):
+    machine = guest(COUNTER)
+    machine.start()
+    for _ in range(1000):
+        seen = counter(machine)
+        while counter(machine) == seen:
+            os.sched_yield()
+        machine.pause()
+        machine.resume()
+    machine.pause()
+    writes = machine.vcpus[0].stats.ports[0x80]
+    # Between `inc` and `out` it may stand; never further apart.
+    assert counter(machine) - writes in (0, 1)
+    assert machine.state == PAUSED
+    machine.stop()
+
+
+def test_an_in_that_is_under_way_is_completed_before_the_pause(guest):
+    class Slow:
+        def __init__(self):
+            self.asked = threading.Event()
+            self.go = threading.Event()
+
+        def read(self, offset, data):
+            self.asked.set()
+            self.go.wait(SOON)
+            data[0] = 0x5A
+
+        def write(self, offset, data):
+            pass
+
+    machine, slow = guest("in al, 0x10\nhere: jmp here"), Slow()
+    machine.pio.add(0x10, 1, slow)
+    machine.start()
+    assert slow.asked.wait(SOON)
+    pauser = threading.Thread(target=machine.pause)
+    pauser.start()
+    slow.go.set()
+    pauser.join(SOON)
+    regs = machine.vcpus[0].call(lambda vcpu: vcpu.regs())
+    assert regs.rax & 0xFF == 0x5A
+    assert regs.rip == 0x7C02
+    machine.stop()
+
+
+def test_a_call_raises_to_its_caller_and_the_guest_goes_on(guest):
+    machine = guest(COUNTER)
+    machine.start()
+    with pytest.raises(ZeroDivisionError):
+        machine.vcpus[0].call(lambda vcpu: 1 // 0)
+    assert machine.state == RUNNING
+    machine.stop()
+    assert machine.vcpus[0].call(lambda vcpu: vcpu.regs().rip) >= 0x7C00
+
+
+def test_a_paused_machine_can_be_stopped_and_timed_out(guest):
+    machine = guest(COUNTER)
+    machine.start()
+    machine.pause()
+    assert machine.wait(0.01).reason == TIMEOUT
+    machine.pause()
+    machine.resume()
+    assert machine.state == STOPPED
