@@ -10,6 +10,8 @@ What is exported here is loaded when it is used, so that importing the package c
 
 from __future__ import annotations
 
+__version__ = "0.1.0"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.config.machine import MachineConfig as MachineConfig

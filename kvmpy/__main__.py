@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from kvmpy.cli.main import command
 
-from kvmpy.cli.main import main
-
-sys.exit(main())
+command()

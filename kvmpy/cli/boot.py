@@ -47,6 +47,14 @@ def boot(
         str, typer.Option("-m", "--memory", metavar="SIZE", help="RAM of the guest: 256M, 1.5G.")
     ] = "256M",
     cpus: Annotated[int, typer.Option("-c", "--cpus", metavar="N", help="CPUs of the guest.")] = 1,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help="How the file is loaded: auto for Linux; flat16, flat32 or flat64, with @ADDRESS, for plain code.",
+        ),
+    ] = "auto",
     console: Annotated[
         Literal["serial", "none"], typer.Option("--console", help="What the guest's first serial port is connected to.")
     ] = "serial",
@@ -74,6 +82,7 @@ def boot(
         append=append,
         memory=parse_size(memory, path="memory"),
         vcpus=cpus,
+        protocol=protocol,
         console=console,
         debug_exit=None if debug_exit is None else parse_port(debug_exit, path="debug_exit"),
         timeout=timeout,

@@ -17,6 +17,7 @@ from kvmpy.errors import KvmpyError  # noqa: E402
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 # The module and attribute of each verb: a function, or a typer app of further verbs.
 VERBS = {
@@ -27,6 +28,18 @@ VERBS = {
 
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def command() -> NoReturn:
+    """The process `kvmpy`: `main`, and out."""
+    status = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        status = status or 1
+    # All is closed and written.  Taking the interpreter apart would cost milliseconds, and give back nothing more.
+    os._exit(status)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -82,11 +95,6 @@ def _load(place: str) -> Callable[..., int] | None:
 
 def version() -> str:
     """What `kvmpy --version` prints."""
-    import kvmpy
+    from kvmpy import __version__
 
-    number = getattr(kvmpy, "__version__", None)
-    if number is None:
-        from importlib.metadata import version
-
-        number = version("kvmpy")
-    return f"kvmpy {number}"
+    return f"kvmpy {__version__}"

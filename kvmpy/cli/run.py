@@ -46,6 +46,8 @@ def run(config: MachineConfig) -> int:
     with EndSignals(end, terminal.restore):
         try:
             with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
+                for note in machine.entry.notes:
+                    say(note, YELLOW)
                 if config.verbose:
                     _say_machine(machine)
                 with terminal:
@@ -84,9 +86,16 @@ def _if_open(fd: int) -> int | None:
 
 def _say_machine(machine: Machine) -> None:
     config, profile = machine.config, machine.profile
-    host = f", host {profile.kind}" if profile is not None else ""
-    initrd = f", initrd {config.initrd!r}" if config.initrd is not None else ""
-    say(f"kernel {config.kernel!r}{initrd}, {config.memory >> 20} MiB, {config.vcpus} CPU{host}")
+    parts = [f"kernel {config.kernel!r}: {machine.entry.description}"]
+    if config.initrd is not None:
+        parts.append(f"initrd {config.initrd!r}")
+    parts.append(f"{config.memory >> 20} MiB")
+    parts.append(f"{config.vcpus} CPU")
+    if profile is not None:
+        parts.append(f"host {profile.kind}")
+    say(", ".join(parts))
+    if machine.command_line:
+        say(f"command line: {machine.command_line}")
 
 
 def _say_end(outcome: Outcome) -> None:

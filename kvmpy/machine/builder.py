@@ -86,7 +86,7 @@ def _load(machine: Machine, system: System) -> None:
         machine.entry = load_flat(memory, config.kernel, config.protocol)
     else:
         machine.profile = profile(system)
-        command = command_line(machine.profile, config.append)
+        machine.command_line = command = command_line(machine.profile, config.append)
         machine.entry = load(memory, config.kernel, initrd=config.initrd, cmdline=command, vcpus=config.vcpus)
     machine.timeline.mark("loaded")
 
@@ -127,7 +127,7 @@ def _add_console(machine: Machine, input_fd: int | None, output_fd: int | None) 
         # What the simplest of guests print with: one `out`.
         machine.pio.add(DEBUGCON, 1, DebugConsole(machine.tap.write), "debugcon")
     if input_fd is not None and machine.config.console == "serial":
-        escapes = Escapes(lambda: machine.end(Outcome(USER)), serial.receive_break)
+        escapes = Escapes(machine.cut, serial.receive_break)
         keyboard = machine.input = ConsoleInput(input_fd, reactor, partial(_receive, serial), escapes)
         serial.on_room = keyboard.on_room
         stack.callback(keyboard.close)

@@ -50,6 +50,7 @@ class Machine:
         self.state = CREATED
         self.outcome: Outcome | None = None
         self.profile: HostProfile | None = None
+        self.command_line = ""
         self.clock = time
         self.stack = ExitStack()
         self.pio = pio_bus()
@@ -158,6 +159,11 @@ class Machine:
         if outcome.reason not in GUEST_ENDS:
             self.hurry()
         self._ended.set()
+
+    def cut(self) -> None:
+        """Ends the machine as a user who has had enough of it: now, whatever is under way."""
+        self.end(Outcome(USER))
+        self.hurry()
 
     def hurry(self) -> None:
         """Waits no longer for a slow reader of the guest's output: what he has not taken is lost."""

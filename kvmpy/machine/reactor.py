@@ -52,9 +52,10 @@ class Reactor:
         self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
-        """Watches `fd` no more."""
+        """Watches `fd` no more; after `close`, it is watched no more already."""
         self._callbacks.pop(fd, None)
-        self._epoll.unregister(fd)
+        if not self._epoll.closed:
+            self._epoll.unregister(fd)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Calls `function` in the loop's thread; may be called from any thread."""
@@ -62,7 +63,7 @@ class Reactor:
             if self._stopping:
                 return
             self._soon.append(function)
-        os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._wake, 1)
         self._start()
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class Reactor:
             if self._stopping:
                 return
             self._stopping = True
-        os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._wake, 1)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._epoll.close()

@@ -131,3 +131,13 @@ def test_ctrl_a_x_ends_a_machine_that_does_not_listen(terminal, kernel, initrd):
     screen.type(b"\x01x")
     assert screen.process.wait(60) == 0
     assert termios.tcgetattr(screen.theirs) == screen.before
+
+
+def test_what_comes_down_a_pipe_reaches_the_shell_whole(kernel):
+    lines = [f"echo $(({number} * 1000 + {number})) is line {number}" for number in range(1, 6)]
+    words = [*BOOT, kernel, "-m", "64M", "--timeout", str(LONG_ENOUGH)]
+    text = "\n".join([*lines, "exit", ""]).encode()
+    done = subprocess.run(words, input=text, capture_output=True, timeout=2 * LONG_ENOUGH, check=False)
+    assert done.returncode == 0, done.stderr
+    for number in range(1, 6):
+        assert f"{number * 1001} is line {number}".encode() in done.stdout

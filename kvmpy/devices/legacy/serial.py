@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Serial", "SerialState", "SerialStats"]
 
+# A driver asks the line status once for each byte that it sends, and a few times while it looks at the port.  Whoever
+# asks so often without sending waits for input.
+POLLS = 32
+
 _BREAK = 0x100  # marks a zero byte in the FIFO that was a break
 
 
@@ -66,7 +70,7 @@ class Serial(RegisterFile):
 
     __slots__ = (
         "_breaks", "_dll", "_dlm", "_errors", "_fcr", "_fifo", "_ier", "_irq", "_lcr", "_level", "_lines", "_mcr",
-        "_msr_deltas", "_scr", "_stats", "_thre", "_wanted", "on_room", "output",
+        "_msr_deltas", "_polls", "_scr", "_stats", "_thre", "_wanted", "on_room", "output",
     )  # fmt: skip
 
     _dll: int
@@ -79,6 +83,7 @@ class Serial(RegisterFile):
     _lines: int
     _mcr: int
     _msr_deltas: int
+    _polls: int
     _scr: int
     _thre: bool
 
@@ -89,6 +94,7 @@ class Serial(RegisterFile):
         self.on_room: Callable[[], object] | None = None
         self._stats = SerialStats()
         self._wanted = False
+        self._polls = 0
         self._level = False
         self._load(SerialState())
 
@@ -128,12 +134,12 @@ class Serial(RegisterFile):
 
     @property
     def listening(self) -> bool:
-        """Whether a driver has opened the port: it has raised DTR or wants received-data interrupts.
+        """Whether the guest waits for input: by received-data interrupts, or by asking the line status again and again.
 
-        Before that, a driver's first FIFO reset throws away what was received; `on_room` is called when this
-        turns true.  A guest that polls may never make it so.
+        Before that, a driver's first FIFO reset throws away what was received; `on_room` is called when this turns
+        true.
         """
-        return bool(self._mcr & MCR_DTR or self._ier & IER_RDI)
+        return bool(self._ier & IER_RDI) or self._polls >= POLLS
 
     def stats(self) -> SerialStats:
         """What went through until now, as a copy."""
@@ -202,6 +208,7 @@ class Serial(RegisterFile):
         if value & ~self._ier & IER_THRI:
             self._thre = True
         self._ier = value & 0x0F
+        self._polls = 0
         if self.listening and not listened:
             self._wanted = True
             self._offer_room()
@@ -221,6 +228,7 @@ class Serial(RegisterFile):
         if (value ^ self._fcr) & FCR_ENABLE_FIFO or value & FCR_CLEAR_RCVR:
             self._fifo.clear()
             self._breaks = 0
+            self._polls = 0
             self._offer_room()
         self._fcr = value & (FCR_ENABLE_FIFO | FCR_DMA_SELECT | FCR_TRIGGER_MASK)
         self._update()
@@ -236,11 +244,9 @@ class Serial(RegisterFile):
 
     def _write_mcr(self, value: int) -> None:
         before = self._modem_lines()
-        listened, looped = self.listening, self._mcr & MCR_LOOP
+        looped = self._mcr & MCR_LOOP
         self._mcr = value & 0x1F
-        if self.listening and not listened:
-            self._wanted = True
-        if not listened or looped:
+        if looped:
             self._offer_room()
         self._note_modem_change(before)
 
@@ -253,6 +259,10 @@ class Serial(RegisterFile):
         if self._errors:
             self._errors = 0
             self._update()
+        self._polls += 1
+        if self._polls == POLLS and not self._ier & IER_RDI:
+            self._wanted = True
+            self._offer_room()
         return value
 
     def _read_msr(self) -> int:
@@ -303,6 +313,7 @@ class Serial(RegisterFile):
         if self._lcr & LCR_DLAB:
             self._dll = value
             return False
+        self._polls = 0
         looped = self._mcr & MCR_LOOP
         if looped:
             self._loop(value)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kvmpy.devices.legacy import serial_registers as s
-from kvmpy.devices.legacy.serial import Serial
+from kvmpy.devices.legacy.serial import POLLS, Serial
 from kvmpy.testing.fakes import FakeLine, Ports
 
 
@@ -174,15 +174,34 @@ def test_on_room_comes_after_a_fifo_reset(port):
     assert calls == [1]
 
 
-@pytest.mark.parametrize(("offset", "value"), [(s.MCR, s.MCR_DTR), (s.IER, s.IER_RDI)])
-def test_on_room_comes_when_a_driver_opens_the_port(port, offset, value):
+def test_on_room_comes_when_a_driver_wants_what_is_received(port):
     calls = []
     port.uart.on_room = lambda: calls.append(1)
-    assert not port.uart.listening
-    port.outb(offset, value)
-    port.outb(offset, value)
+    port.outb(s.MCR, s.MCR_DTR)
+    assert not port.uart.listening  # A driver raises it first, and resets the FIFO after that.
+    port.outb(s.IER, s.IER_RDI)
+    port.outb(s.IER, s.IER_RDI)
     assert port.uart.listening
     assert calls == [1]
+
+
+def test_on_room_comes_when_a_guest_polls_for_input(port):
+    calls = []
+    port.uart.on_room = lambda: calls.append(1)
+    for _ in range(POLLS - 1):
+        port.inb(s.LSR)
+    assert not port.uart.listening
+    port.inb(s.LSR)
+    port.inb(s.LSR)
+    assert port.uart.listening
+    assert calls == [1]
+
+
+def test_a_guest_that_asks_once_for_each_byte_it_sends_does_not_poll(port):
+    for _ in range(3 * POLLS):
+        port.inb(s.LSR)
+        port.outb(s.THR, 65)
+    assert not port.uart.listening
 
 
 # Breaks and overruns.
