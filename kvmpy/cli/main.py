@@ -33,11 +33,12 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 def command() -> NoReturn:
     """The process `kvmpy`: `main`, and out."""
     status = main()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        status = status or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # It is where the process was started without.
+                stream.flush()
+        except OSError:
+            status = status or 1
     # All is closed and written.  Taking the interpreter apart would cost milliseconds, and give back nothing more.
     os._exit(status)
 
