@@ -1,5 +1,8 @@
 /* The KVM API, for cffi: what x86 has.  Read after kvm.h's constants; kvm_run's own struct needs kvm_debug_exit_arch. */
 
+/* For arrays: the kernel has them of `unsigned long long`, and C tells pointers to it from those to `long`. */
+typedef unsigned long long __u64;
+
 struct kvm_debug_exit_arch { uint32_t exception; uint32_t pad; uint64_t pc; uint64_t dr6; uint64_t dr7; };
 
 struct kvm_regs {
@@ -16,9 +19,9 @@ struct kvm_segment {
     uint8_t type;
     uint8_t present, dpl, db, s, l, g, avl;
     uint8_t unusable;
-    ...;
+    uint8_t padding;
 };
-struct kvm_dtable { uint64_t base; uint16_t limit; ...; };
+struct kvm_dtable { uint64_t base; uint16_t limit; uint16_t padding[3]; };
 struct kvm_sregs {
     struct kvm_segment cs, ds, es, fs, gs, ss;
     struct kvm_segment tr, ldt;
@@ -26,7 +29,7 @@ struct kvm_sregs {
     uint64_t cr0, cr2, cr3, cr4, cr8;
     uint64_t efer;
     uint64_t apic_base;
-    uint64_t interrupt_bitmap[4];
+    __u64 interrupt_bitmap[4];
 };
 #define KVM_SREGS2_FLAGS_PDPTRS_VALID ...
 struct kvm_sregs2 {
@@ -37,7 +40,7 @@ struct kvm_sregs2 {
     uint64_t efer;
     uint64_t apic_base;
     uint64_t flags;
-    uint64_t pdptrs[4];
+    __u64 pdptrs[4];
 };
 struct kvm_fpu {
     uint8_t fpr[8][16];
@@ -55,7 +58,7 @@ struct kvm_lapic_state { char regs[1024]; };
 struct kvm_xsave { uint32_t region[1024]; ...; };
 struct kvm_xcr { uint32_t xcr; uint64_t value; ...; };
 struct kvm_xcrs { uint32_t nr_xcrs; uint32_t flags; struct kvm_xcr xcrs[16]; ...; };
-struct kvm_debugregs { uint64_t db[4]; uint64_t dr6; uint64_t dr7; uint64_t flags; ...; };
+struct kvm_debugregs { __u64 db[4]; uint64_t dr6; uint64_t dr7; uint64_t flags; ...; };
 
 struct kvm_msr_entry { uint32_t index; uint64_t data; ...; };
 struct kvm_msrs { uint32_t nmsrs; struct kvm_msr_entry entries[]; ...; };
@@ -82,6 +85,52 @@ struct kvm_vcpu_events {
     uint64_t exception_payload;
 };
 
+/* 5: what KVM_RUN can leave in, and take from, struct kvm_run */
+#define KVM_SYNC_X86_REGS ...
+#define KVM_SYNC_X86_SREGS ...
+#define KVM_SYNC_X86_EVENTS ...
+struct kvm_sync_regs { struct kvm_regs regs; struct kvm_sregs sregs; struct kvm_vcpu_events events; };
+
+#define KVM_RUN_X86_SMM ...
+#define KVM_RUN_X86_BUS_LOCK ...
+#define KVM_EXIT_HYPERV_SYNIC ...
+#define KVM_EXIT_HYPERV_HCALL ...
+#define KVM_EXIT_HYPERV_SYNDBG ...
+struct kvm_hyperv_exit {
+    uint32_t type;
+    uint32_t pad1;
+    union {
+        struct { uint32_t msr; uint32_t pad2; uint64_t control; uint64_t evt_page; uint64_t msg_page; } synic;
+        struct { uint64_t input; uint64_t result; uint64_t params[2]; } hcall;
+        struct {
+            uint32_t msr;
+            uint32_t pad2;
+            uint64_t control;
+            uint64_t status;
+            uint64_t send_page;
+            uint64_t recv_page;
+            uint64_t pending_page;
+        } syndbg;
+    } u;
+};
+
+struct kvm_x86_mce { uint64_t status; uint64_t addr; uint64_t misc; uint64_t mcg_status; uint8_t bank; ...; };
+struct kvm_tpr_access_ctl { uint32_t enabled; uint32_t flags; ...; };
+struct kvm_vapic_addr { uint64_t vapic_addr; };
+struct kvm_reinject_control { uint8_t pit_reinject; ...; };
+#define KVM_PMU_EVENT_ALLOW ...
+#define KVM_PMU_EVENT_DENY ...
+struct kvm_pmu_event_filter {
+    uint32_t action;
+    uint32_t nevents;
+    uint32_t fixed_counter_bitmap;
+    uint32_t flags;
+    __u64 events[];
+    ...;
+};
+#define KVM_VCPU_TSC_CTRL ...
+#define KVM_VCPU_TSC_OFFSET ...
+
 #define KVM_GUESTDBG_ENABLE ...
 #define KVM_GUESTDBG_SINGLESTEP ...
 #define KVM_GUESTDBG_USE_SW_BP ...
@@ -89,7 +138,7 @@ struct kvm_vcpu_events {
 #define KVM_GUESTDBG_INJECT_DB ...
 #define KVM_GUESTDBG_INJECT_BP ...
 #define KVM_GUESTDBG_BLOCKIRQ ...
-struct kvm_guest_debug_arch { uint64_t debugreg[8]; };
+struct kvm_guest_debug_arch { __u64 debugreg[8]; };
 struct kvm_guest_debug { uint32_t control; uint32_t pad; struct kvm_guest_debug_arch arch; };
 
 struct kvm_pit_config { uint32_t flags; ...; };

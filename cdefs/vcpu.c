@@ -69,3 +69,23 @@ int64_t kvmpy_pio_write_loop(int fd, struct kvm_run *run, int64_t exits)
     }
     return seen;
 }
+
+/* Takes the pages that KVM put into a dirty ring of `entries`, from number `first` on, and hands each back to KVM to be
+ * reset: how many, at most `room`.  KVM publishes and takes an entry by its flags, so they are read first and written
+ * last. */
+uint32_t kvmpy_dirty_ring_take(struct kvm_dirty_gfn *ring, uint32_t entries, uint32_t first, struct kvm_dirty_gfn *taken,
+                               uint32_t room)
+{
+    uint32_t count = 0;
+    while (count < room) {
+        struct kvm_dirty_gfn *entry = &ring[(first + count) % entries];
+        if (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) != KVM_DIRTY_GFN_F_DIRTY)
+            break;
+        taken[count].flags = KVM_DIRTY_GFN_F_DIRTY;
+        taken[count].slot = entry->slot;
+        taken[count].offset = entry->offset;
+        __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+        count++;
+    }
+    return count;
+}
