@@ -1,0 +1,1 @@
+"""The devices that ACPI's tables lead to: power management, events, reset, panic, VM generation ID."""
