@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmpy.x86.cpustate import enter_long, enter_protected, enter_real, set_flat_segments, set_registers
+from kvmpy.x86.cpustate import CR0_ET, CR0_PE, enter_long, enter_protected, enter_real, set_flat_segments, set_registers
 from kvmpy.x86.gdt import BOOT_CS, BOOT_DS, BOOT_TSS
 
 TYPE_CHECKING = False
@@ -67,5 +67,7 @@ class Entry:
                 enter_long(sregs, self.cr3)
             else:
                 enter_protected(sregs)
+                # PVH promises that nothing else is set; the CPU itself has bit 4 set at all times.
+                sregs.cr0, sregs.cr4 = CR0_PE | CR0_ET, 0
         vcpu.set_sregs(sregs)
         set_registers(vcpu, self.registers, rip, self.rsp)

@@ -7,7 +7,7 @@ from kvmpy.boot.source import open_image
 from kvmpy.errors import ConfigError, GuestMemoryError
 from kvmpy.units import MIB
 from kvmpy.x86.gdt import write_gdt
-from kvmpy.x86.layout import BOOT_STACK_TOP, PAGE_TABLES
+from kvmpy.x86.layout import BOOT_STACK, BOOT_STACK_TOP, GDT, PAGE_TABLES, PAGE_TABLES_SIZE
 from kvmpy.x86.paging import build_identity_map
 
 TYPE_CHECKING = False
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 # Where a PC's firmware puts a boot sector; and where nothing of ours lies.
 DEFAULT_ADDRESS = {"flat16": 0x7C00, "flat32": MIB, "flat64": MIB}
 MODE = {"flat16": REAL, "flat32": PROTECTED, "flat64": LONG}
+
+# What is written for the guest besides its image; in real mode it gets only a stack, below itself.
+_GDT = (GDT, BOOT_STACK, "the GDT")
+_TABLES = (PAGE_TABLES, PAGE_TABLES + PAGE_TABLES_SIZE, "the page tables")
+_OURS = {REAL: (), PROTECTED: (_GDT,), LONG: (_GDT, _TABLES)}
 
 
 def parse_protocol(text: str) -> tuple[str, int]:
@@ -35,14 +40,22 @@ def parse_protocol(text: str) -> tuple[str, int]:
 
 
 def load_flat(memory: GuestMemory, kernel: Source, protocol: str) -> Entry:
-    """Loads the file as `protocol` (see `parse_protocol`) says; `ConfigError` where there is no RAM for it."""
+    """Opens the file and loads it as `put_flat` does."""
+    return put_flat(memory, open_image(kernel, "kernel"), protocol)
+
+
+def put_flat(memory: GuestMemory, image: memoryview, protocol: str) -> Entry:
+    """Loads `image` as `protocol` (see `parse_protocol`) says; `ConfigError` where there is no room for it."""
     name, address = parse_protocol(protocol)
-    image = open_image(kernel, "kernel")
+    mode = MODE[name]
+    end = address + len(image)
+    for low, high, what in _OURS[mode]:
+        if address < high and low < end:
+            raise ConfigError("protocol", f"{address:#x} to {end:#x} overlaps {what} at {low:#x} to {high:#x}")
     try:
         memory.write(address, image)
     except GuestMemoryError:
         raise ConfigError("protocol", f"{len(image)} bytes at {address:#x} are outside of the machine's RAM") from None
-    mode = MODE[name]
     description = f"flat binary, {name[4:]}-bit, at {address:#x}"
     if mode == REAL:
         return Entry(mode, address, rsp=min(address, BOOT_STACK_TOP), description=description, bare=True)

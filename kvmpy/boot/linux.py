@@ -12,8 +12,9 @@ from kvmpy.boot import elf, unpack
 from kvmpy.boot.bzimage import ENTRY_64, BzImage
 from kvmpy.boot.elf import Elf
 from kvmpy.boot.entry import LONG, PROTECTED, Entry
-from kvmpy.errors import ConfigError, ImageError
-from kvmpy.units import MIB, PAGE_SIZE, align_down, align_up, format_size
+from kvmpy.boot.place import check_fits, encode_cmdline, load_segments, low_ram_end, place_high
+from kvmpy.errors import ImageError
+from kvmpy.units import MIB
 from kvmpy.x86 import bootparams, layout
 from kvmpy.x86.gdt import write_gdt
 from kvmpy.x86.mptable import write_mp_tables
@@ -56,23 +57,25 @@ def load_linux(
     initrd: memoryview | None = None,
     cmdline: str = "",
     vcpus: int = 1,
+    rsdp: int = 0,
     rng: Callable[[int], bytes] = os.urandom,
 ) -> Entry:
     """Loads a Linux kernel, its initrd and everything that the boot protocol wants into `memory`.
 
     `kernel` is a whole bzImage or ELF file.  `memory` is fresh: the kernel's zeroed data is not zeroed again.
+    `rsdp` is where ACPI's root pointer is, 0 when there is none.
     Raises `ImageError` for a kernel that cannot be used, and `ConfigError` for a command line that is too long
     or a machine that has too little memory.
     """
     if elf.is_elf(kernel):
         header = bootparams.synthetic_header(_VMLINUX_CMDLINE_SIZE, _VMLINUX_INITRD_ADDR_MAX)
-        line = _encode_cmdline(cmdline, _VMLINUX_CMDLINE_SIZE)
+        line = encode_cmdline(cmdline, _VMLINUX_CMDLINE_SIZE)
         initrd_addr_max = _VMLINUX_INITRD_ADDR_MAX
         loaded = _load_elf(memory, Elf(kernel), "vmlinux")
     else:
         image = BzImage(kernel)
         header = image.header
-        line = _encode_cmdline(cmdline, image.cmdline_size)
+        line = encode_cmdline(cmdline, image.cmdline_size)
         initrd_addr_max = image.initrd_addr_max
         loaded = _load_payload(memory, image)
     placed = _load_initrd(memory, initrd, loaded.end, initrd_addr_max)
@@ -85,21 +88,9 @@ def load_linux(
         initrd=placed,
         code32_start=layout.HIGH_MEMORY,
         rng=rng,
+        rsdp=rsdp,
     )
     return _enter(memory, loaded, zero_page)
-
-
-def _encode_cmdline(cmdline: str, limit: int) -> bytes:
-    try:
-        line = cmdline.encode("utf-8", "surrogateescape")  # as Python decodes what came on our own command line
-    except UnicodeEncodeError as error:
-        raise ConfigError("append", "the kernel command line holds characters that are no text") from error
-    limit = min(limit, layout.COMMAND_LINE_MAX - 1)
-    if b"\0" in line:
-        raise ConfigError("append", "the kernel command line holds a NUL character")
-    if len(line) > limit:
-        raise ConfigError("append", f"the kernel command line has {len(line)} bytes; this kernel takes {limit}")
-    return line + b"\0"
 
 
 def _load_payload(memory: GuestMemory, image: BzImage) -> _Kernel:
@@ -123,9 +114,8 @@ def _load_elf(memory: GuestMemory, file: Elf, what: str, init_size: int = 0) -> 
     if file.start < layout.HIGH_MEMORY:
         raise ImageError(f"its ELF file loads at {file.start:#x}, below 1 MiB, as no Linux kernel does")
     end = max(file.end, file.start + init_size)
-    _check_fits(memory, end)
-    for segment in file.loads:
-        memory.write(segment.paddr, file.data[segment.offset : segment.offset + segment.filesz])
+    check_fits(memory, end)
+    load_segments(memory, file)
     mode = LONG if file.bits == 64 else PROTECTED
     return _Kernel(mode, entry, end, f"{what}, {file.bits}-bit entry")
 
@@ -135,34 +125,17 @@ def _load_decompressor(memory: GuestMemory, image: BzImage, what: str, *notes: s
     # It unpacks to where it is, or to where the kernel wants to be, whichever is higher.
     target = max(address, image.pref_address)
     end = max(address + len(image.code), target + (image.init_size or _UNKNOWN_INIT_SIZE * len(image.code)))
-    _check_fits(memory, end)
+    check_fits(memory, end)
     memory.write(address, image.code)
     if image.has_64bit_entry:
         return _Kernel(LONG, address + ENTRY_64, end, f"bzImage, {what}, its own decompressor, 64-bit entry", notes)
     return _Kernel(PROTECTED, address, end, f"bzImage, {what}, its own decompressor, 32-bit entry", notes)
 
 
-def _low_ram_end(memory: GuestMemory) -> int:
-    return memory.regions[0].end
-
-
-def _check_fits(memory: GuestMemory, end: int) -> None:
-    if end > _low_ram_end(memory):
-        needed = format_size(align_up(end, MIB))
-        raise ConfigError("memory", f"the kernel needs at least {needed}; the machine has {format_size(memory.size)}")
-
-
 def _load_initrd(memory: GuestMemory, initrd: memoryview | None, kernel_end: int, addr_max: int) -> tuple[int, int]:
     if initrd is None or not len(initrd):
         return 0, 0
-    size = len(initrd)
-    ceiling = min(_low_ram_end(memory), addr_max + 1)
-    address = align_down(ceiling - size, PAGE_SIZE)
-    if address < kernel_end:
-        cure = "give the machine more memory" if ceiling <= addr_max else "this kernel takes none above that"
-        raise ConfigError("initrd", f"{size} bytes do not fit between {kernel_end:#x} and {ceiling:#x}; {cure}")
-    memory.write(address, initrd)
-    return address, size
+    return place_high(memory, initrd, kernel_end, min(low_ram_end(memory), addr_max + 1)), len(initrd)
 
 
 def _enter(memory: GuestMemory, kernel: _Kernel, zero_page: int) -> Entry:

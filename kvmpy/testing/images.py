@@ -108,3 +108,11 @@ def bzimage(
     struct.pack_into("<I", image, 0x24C, len(payload) if payload_length is None else payload_length)
     struct.pack_into("<QI", image, 0x258, pref_address, init_size)
     return bytes(image) + code
+
+
+def multiboot_header(flags: int = 3, addresses: Sequence[int] = (), *, checksum: int | None = None) -> bytes:
+    """A multiboot 1 header; `addresses` are its header_addr, load_addr, load_end_addr, bss_end_addr and entry_addr."""
+    magic = 0x1BADB002
+    if checksum is None:
+        checksum = -(magic + flags) & 0xFFFFFFFF
+    return struct.pack(f"<{3 + len(addresses)}I", magic, flags, checksum, *addresses)

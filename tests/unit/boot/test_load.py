@@ -67,12 +67,16 @@ def test_error_names_the_file(memory, tmp_path):
 def test_file_that_is_no_kernel(memory, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("Dear diary,\n")
-    with pytest.raises(ImageError, match=r"notes.txt' is neither a bzImage nor an ELF file; it looks like text$"):
+    with pytest.raises(
+        ImageError, match=r"notes.txt' cannot be booted: it is neither a bzImage nor an ELF file; it looks like text$"
+    ):
         load(memory, path)
 
 
 def test_bytes_that_are_no_kernel(memory):
-    with pytest.raises(ImageError, match="the kernel is neither a bzImage nor an ELF file; it looks like a script"):
+    with pytest.raises(
+        ImageError, match="the kernel cannot be booted: it is neither a bzImage nor an ELF file; it looks like a script"
+    ):
         load(memory, b"#!/bin/sh\n")
 
 
