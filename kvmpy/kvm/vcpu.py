@@ -141,7 +141,7 @@ class Vcpu(VcpuState):
         return self._sync
 
     def dirty_ring(self) -> DirtyRing:
-        """The ring of pages that this vCPU wrote, after `Vm.enable_dirty_rings`; the caller closes it (api.rst 8.29)."""
+        """The ring of pages that this vCPU wrote (`Vm.enable_dirty_rings`); the caller closes it (api.rst 8.29)."""
         if not self._dirty_ring_entries:
             raise StateError("this vCPU has no dirty ring: call Vm.enable_dirty_rings before it is made")
         return DirtyRing(self.fd, self._dirty_ring_entries)
