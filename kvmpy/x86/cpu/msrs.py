@@ -44,10 +44,9 @@ class MsrPolicy:
         After all else that sets KVM_CAP_X86_USER_SPACE_MSR, since the last call wins: exits that an MSR filter makes
         stay enabled.
         """
-        reasons = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER
-        if vm.check_extension(KVM_CAP_X86_USER_SPACE_MSR) & reasons != reasons:
+        if not vm.check_extension(KVM_CAP_X86_USER_SPACE_MSR):
             return False
-        vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, reasons)
+        vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
         return True
 
     def read(self, msr: MsrExit) -> None:

@@ -56,15 +56,18 @@ class CpuSetup:
         self._selection: Selection | None = None
         self.notes: list[str] = []
         self._entries = system.supported_cpuid()
-        platform_defaults(self._entries, tsc_deadline=bool(system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER)))
-        if config is not None and not config.plain:
-            self._customize(config, system)
+        deadline = bool(system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER))
+        if config is None or config.plain:
+            platform_defaults(self._entries, tsc_deadline=deadline)
+        else:
+            self._customize(config, system, deadline)
 
-    def _customize(self, config: CpuConfig, system: System) -> None:
+    def _customize(self, config: CpuConfig, system: System, deadline: bool) -> None:
         from kvmpy.x86.cpu import models
 
         selection = self._selection = models.select(config)
         found = models.available(selection.on, self._entries)
+        platform_defaults(self._entries, tsc_deadline=deadline)
         if config.template is not None:
             from kvmpy.x86.cpu.template import load_template
 
