@@ -38,6 +38,9 @@ MISC_ENABLE_FAST_STRINGS = 1
 IA32_MTRR_DEF_TYPE = 0x2FF
 # MTRRs on, fixed ones off, all memory write-back.
 MTRR_WRITE_BACK = 1 << 11 | 6
+# AMD: the TSC counts at the rate of P0, without which Linux complains of the firmware.
+HWCR = 0xC0010015
+HWCR_TSC_FREQ_SEL = 1 << 24
 
 
 class CpuSetup:
@@ -47,7 +50,7 @@ class CpuSetup:
     Raises a `ConfigError` for unknown features, a bad template, and what this host's KVM cannot give.
     """
 
-    __slots__ = ("_entries", "_selection", "_shared", "_template", "_vcpus", "notes")
+    __slots__ = ("_amd", "_entries", "_selection", "_shared", "_template", "_vcpus", "notes")
 
     def __init__(self, config: CpuConfig | None, system: System, vcpus: int) -> None:
         self._vcpus = vcpus
@@ -56,6 +59,7 @@ class CpuSetup:
         self._selection: Selection | None = None
         self.notes: list[str] = []
         self._entries = system.supported_cpuid()
+        self._amd = is_amd(self._entries)
         deadline = bool(system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER))
         if config is None or config.plain:
             platform_defaults(self._entries, tsc_deadline=deadline)
@@ -86,7 +90,7 @@ class CpuSetup:
             self._shared = for_machine(_with_timing(self._entries, vcpu), self._vcpus)
         vcpu.set_cpuid(for_vcpu(self._shared, apic_id))
         if boot_msrs:
-            _set_boot_msrs(vcpu)
+            _set_boot_msrs(vcpu, self._amd)
         if self._template is not None:
             self._template.apply_msrs(vcpu)
         if first and self._selection is not None:
@@ -141,9 +145,15 @@ def _with_timing(entries: list[CpuidEntry], vcpu: Vcpu) -> list[CpuidEntry]:
     return [*entries, CpuidEntry(HYPERVISOR_TIMING, eax=khz, ebx=APIC_KHZ)]
 
 
-def _set_boot_msrs(vcpu: Vcpu) -> None:
-    """What a PC's firmware would have set, as far as this KVM lets us: fast strings, and memory as cached."""
-    misc = vcpu.msrs([IA32_MISC_ENABLE]).get(IA32_MISC_ENABLE)
-    if misc is not None and not misc & MISC_ENABLE_FAST_STRINGS:
-        vcpu.set_msr(IA32_MISC_ENABLE, misc | MISC_ENABLE_FAST_STRINGS)
+def _set_boot_msrs(vcpu: Vcpu, amd: bool) -> None:
+    """What a PC's firmware would have set, as far as this KVM lets us; what it refuses stays as it is."""
+    _set_bit(vcpu, IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRINGS)
     vcpu.set_msr(IA32_MTRR_DEF_TYPE, MTRR_WRITE_BACK)
+    if amd:
+        _set_bit(vcpu, HWCR, HWCR_TSC_FREQ_SEL)
+
+
+def _set_bit(vcpu: Vcpu, index: int, bit: int) -> None:
+    value = vcpu.msrs([index]).get(index)
+    if value is not None and not value & bit:
+        vcpu.set_msr(index, value | bit)

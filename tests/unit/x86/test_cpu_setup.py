@@ -13,7 +13,7 @@ from kvmpy.errors import ConfigError, KvmError
 from kvmpy.kvm import CpuidEntry
 from kvmpy.x86.cpu import CpuSetup
 from kvmpy.x86.cpu.features import PLACES, REGISTERS, present
-from kvmpy.x86.cpu.setup import APIC_KHZ, IA32_MISC_ENABLE, IA32_MTRR_DEF_TYPE, MTRR_WRITE_BACK
+from kvmpy.x86.cpu.setup import APIC_KHZ, HWCR, HWCR_TSC_FREQ_SEL, IA32_MISC_ENABLE, IA32_MTRR_DEF_TYPE, MTRR_WRITE_BACK
 
 INTEL, AMD = 0x756E6547, 0x68747541
 
@@ -163,6 +163,13 @@ def test_boot_msrs_keep_what_was_set():
     vcpu = FakeVcpu(msrs={IA32_MISC_ENABLE: 0x1800, IA32_MTRR_DEF_TYPE: 0})
     CpuSetup(None, FakeSystem(), 1).apply(vcpu, 0)
     assert vcpu.values == {IA32_MISC_ENABLE: 0x1801, IA32_MTRR_DEF_TYPE: MTRR_WRITE_BACK}
+
+
+@pytest.mark.parametrize(("vendor", "value"), [(AMD, HWCR_TSC_FREQ_SEL | 8), (INTEL, 8)])
+def test_only_amds_tsc_needs_its_rate_chosen(vendor, value):
+    vcpu = FakeVcpu(msrs={HWCR: 8})
+    CpuSetup(None, FakeSystem(vendor), 1).apply(vcpu, 0)
+    assert vcpu.values == {HWCR: value}
 
 
 def test_boot_msrs_that_kvm_refuses_are_no_matter():
