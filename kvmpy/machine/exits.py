@@ -21,6 +21,8 @@ from kvmpy.machine.outcome import CRASH, RESET, SHUTDOWN, Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmpy.kvm import Vcpu
     from kvmpy.machine.assist.syscall import SyscallShim
     from kvmpy.memory import GuestMemory
@@ -29,13 +31,18 @@ MSR_LSTAR = 0xC0000082
 
 
 class ExitContext:
-    """What the handling of an exit may need besides the vCPU: the guest's memory, and the SYSCALL shim or None."""
+    """What the handling of an exit may need besides the vCPU: the guest's memory, and the SYSCALL shim or None.
 
-    __slots__ = ("memory", "shim")
+    `hooks` are asked first: by reason, functions that get the vCPU in its thread and say whether they dealt with the
+    exit.  The tuples are replaced and never changed, so a hook may take itself or another away.
+    """
+
+    __slots__ = ("hooks", "memory", "shim")
 
     def __init__(self, memory: GuestMemory, shim: SyscallShim | None = None) -> None:
         self.memory = memory
         self.shim = shim
+        self.hooks: dict[int, tuple[Callable[[Vcpu], bool], ...]] = {}
 
 
 def handle_exit(reason: int, vcpu: Vcpu, context: ExitContext) -> Outcome | None:
@@ -45,6 +52,8 @@ def handle_exit(reason: int, vcpu: Vcpu, context: ExitContext) -> Outcome | None
     """
     if reason < 0:
         raise KvmError("KVM_RUN", -reason)
+    if context.hooks and any(hook(vcpu) for hook in context.hooks.get(reason, ())):
+        return None
     if reason == KVM_EXIT_INTERNAL_ERROR:
         return _internal_error(vcpu, context)
     if reason == KVM_EXIT_X86_WRMSR:

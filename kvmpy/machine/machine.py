@@ -18,12 +18,15 @@ from kvmpy.machine.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
     from kvmpy.boot.entry import Entry
     from kvmpy.config.machine import MachineConfig
     from kvmpy.devices.legacy.serial import Serial
     from kvmpy.kvm import Vm
     from kvmpy.machine.profile import HostProfile
+    from kvmpy.machine.script.debugger import Debugger
     from kvmpy.machine.timeline import Timeline
     from kvmpy.machine.vcpu_thread import VcpuThread
     from kvmpy.memory import GuestMemory
@@ -66,6 +69,8 @@ class Machine:
         self.vm: Vm
         self.entry: Entry
         self.serial: Serial
+        self.on_end: list[Callable[[Outcome], object]] = []
+        """Called with the outcome when the machine has come to its end, in whichever thread brought it there."""
         self._ended = threading.Event()
         self._lock = threading.Lock()
 
@@ -75,12 +80,15 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self) -> None:
-        """Lets the vCPUs run; once."""
+    def start(self, *, paused: bool = False) -> None:
+        """Lets the vCPUs run; once.  With `paused`, only when `resume` says so."""
         with self._lock:
             if self.state != CREATED:
                 raise StateError(f"the machine is {self.state}; only a new one can be started")
-            self.state = RUNNING
+            self.state = PAUSED if paused else RUNNING
+            if paused:
+                for vcpu in self.vcpus:
+                    vcpu.pause()
         if self.input is not None:
             self.input.start()
         self.timeline.mark("first_run")
@@ -112,7 +120,8 @@ class Machine:
         """Stops all vCPUs between two instructions, until `resume`; their state is then whole and stays.
 
         A paused machine stays so; one that ended, or ends meanwhile, stays stopped.  Where a vCPU waits for a slow
-        reader of the console, so does this.
+        reader of the console, or in a script's hook, so does this.  Called in a vCPU's thread, as hooks are, it does
+        not wait: each vCPU stops as soon as it can, this one when the hook returns.
         """
         with self._lock:
             if self.state == CREATED:
@@ -121,6 +130,8 @@ class Machine:
                 self.state = PAUSED
             for vcpu in self.vcpus:
                 vcpu.pause()
+        if any(vcpu.is_current for vcpu in self.vcpus):
+            return  # Two that wait for each other would wait for ever.
         for vcpu in self.vcpus:
             vcpu.wait_parked()
 
@@ -133,8 +144,13 @@ class Machine:
                 vcpu.resume()
 
     def stop(self) -> None:
-        """Ends the machine as if its power were cut; no vCPU runs any more.  In any state, any number of times."""
+        """Ends the machine as if its power were cut; no vCPU runs any more.  In any state, any number of times.
+
+        Called in a vCPU's thread, as hooks are, it does not wait for the others.
+        """
         self.end(Outcome(USER))
+        if any(vcpu.is_current for vcpu in self.vcpus):
+            return
         for vcpu in self.vcpus:
             vcpu.join()
 
@@ -159,6 +175,14 @@ class Machine:
         if outcome.reason not in GUEST_ENDS:
             self.hurry()
         self._ended.set()
+        for listener in tuple(self.on_end):
+            listener(outcome)
+
+    def debugger(self) -> Debugger:
+        """Stops the machine, started or not, and gives it into a debugger's hands until that is closed."""
+        from kvmpy.machine.script.debugger import Debugger
+
+        return Debugger(self)
 
     def cut(self) -> None:
         """Ends the machine as a user who has had enough of it: now, whatever is under way."""

@@ -15,7 +15,8 @@ import threading
 from collections import deque
 from functools import partial
 
-from kvmpy.kvm.exits import EXIT_NAMES, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO
+from kvmpy.errors import KvmpyError
+from kvmpy.kvm.exits import EXIT_NAMES, KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO
 from kvmpy.machine.exits import handle_exit
 
 TYPE_CHECKING = False
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 # A guest can touch as many addresses as it likes; so many are counted by themselves, the others together.
 COUNTED_ADDRESSES = 4096
 OTHER = -1
+
+# Seconds that the machine's end waits for a script's hook that is under way.
+PATIENCE = 1.0
 
 # struct kvm_run: exit data starts at byte 32.  Of a port exit the first word is direction, size and port, as one key;
 # then come the count and the offset of the data.
@@ -91,11 +95,15 @@ class _Call:
         self.done = True
 
 
+class _AbandonedError(BaseException):
+    """A script's hook came back after the machine was given up: its vCPU may be closed, and is not touched again."""
+
+
 class VcpuThread:
     """Runs `vcpu` until an exit ends the machine, `stop` is called, or something fails.
 
-    `on_end` gets the `Outcome` of an exit that ends the machine, `on_error` an exception; both are called in this
-    vCPU's thread, which then ends.
+    `on_end` gets the `Outcome` of an exit that ends the machine, `on_error` an exception, to which the vCPU's state
+    is added as a note; both are called in this vCPU's thread, which then ends.  `context` is all vCPUs' in common.
     """
 
     def __init__(
@@ -111,7 +119,7 @@ class VcpuThread:
         self.stats = VcpuStats()
         self._pio = pio
         self._mmio = mmio
-        self._context = context
+        self.context = context
         self._on_end = on_end
         self._on_error = on_error
         # What `_learn` found, by the key of a port exit; forgotten whenever the ports' devices change.
@@ -122,6 +130,9 @@ class VcpuThread:
         self._pausing = False
         self._parked = False
         self._stopping = False
+        self._in_hook = False
+        self._abandoned = False
+        self._interrupted = False
         self._thread = threading.Thread(target=self._main, name=f"kvmpy-vcpu{vcpu.id}", daemon=True)
 
     def start(self) -> None:
@@ -136,9 +147,26 @@ class VcpuThread:
         self.vcpu.kick()
 
     def join(self) -> None:
-        """Waits for the thread's end; from the thread itself, or before `start`, returns at once."""
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        """Waits for the thread's end; from the thread itself, or before `start`, returns at once.
+
+        A thread that is to stop, and that a script's hook holds up for over `PATIENCE` seconds, is left alone: it ends
+        when the hook does.
+        """
+        if self._thread.ident is None or self._thread is threading.current_thread():
+            return
+        while True:
+            self._thread.join(PATIENCE)
+            if not self._thread.is_alive():
+                return
+            with self._control:
+                if self._stopping and self._in_hook:
+                    self._abandoned = True
+                    return
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is this thread that asks."""
+        return self._thread is threading.current_thread()
 
     def pause(self) -> None:
         """Asks the vCPU to stand still until `resume`; `wait_parked` waits until it does."""
@@ -180,6 +208,61 @@ class VcpuThread:
             raise call.error
         return call.result  # type: ignore[return-value]
 
+    def in_hook(self, function: Callable[[], _T]) -> _T:
+        """Calls `function`, which a script brought and which may take its time, in this thread; see `join`."""
+        outer, self._in_hook = self._in_hook, True
+        try:
+            return function()
+        finally:
+            with self._control:
+                self._in_hook = outer
+                abandoned = self._abandoned
+            if abandoned:
+                raise _AbandonedError
+
+    def step(self) -> bool:
+        """Runs one instruction, with what it asks of devices; in this thread, by way of `call`.
+
+        To be called with KVM_GUESTDBG_SINGLESTEP set.  False when `interrupt` or `stop` ended it early.
+        """
+        vcpu = self.vcpu
+        self._interrupted = False
+        vcpu.immediate_exit = False
+        while not (self._stopping or self._interrupted):
+            reason = self._step_once()
+            if reason != KVM_EXIT_INTR:
+                if reason != KVM_EXIT_DEBUG:
+                    outcome = handle_exit(reason, vcpu, self.context)
+                    if outcome is not None:
+                        self._on_end(outcome)
+                return True
+            vcpu.immediate_exit = False  # Whoever called this has kicked the vCPU too.
+        return False
+
+    def _step_once(self) -> int:
+        """Why the vCPU stands still again; KVM_EXIT_DEBUG after an instruction, KVM_EXIT_INTR after a kick."""
+        vcpu = self.vcpu
+        accessed = False
+        while True:
+            reason = vcpu.enter()
+            if reason == KVM_EXIT_IO:
+                self._access_port()
+            elif reason == KVM_EXIT_MMIO:
+                self._access_memory()
+            else:
+                break
+            # After a write, KVM's emulator owes the debug exit, and would give it only after the next instruction:
+            # so it may complete what is pending, and nothing more.
+            accessed = vcpu.immediate_exit = True
+        vcpu.immediate_exit = False
+        _count(self.stats.others, reason)
+        return KVM_EXIT_DEBUG if accessed and reason == KVM_EXIT_INTR else reason
+
+    def interrupt(self) -> None:
+        """Ends a `step` that is under way, in a guest that waits for something; from any thread."""
+        self._interrupted = True
+        self.vcpu.kick()
+
     def _main(self) -> None:
         vcpu = self.vcpu
         try:
@@ -187,7 +270,13 @@ class VcpuThread:
             outcome = self._loop()
             if outcome is not None:
                 self._on_end(outcome)
-        except Exception as error:
+        except _AbandonedError:
+            pass
+        except BaseException as error:  # SystemExit too: a thread that is gone without a word is a machine that hangs.
+            if not isinstance(error, KvmpyError):
+                from kvmpy.machine.assist.report import describe_crash
+
+                error.add_note(describe_crash(vcpu, self.context.memory))
             self._on_error(error)
         finally:
             vcpu.adopt_thread(0)
@@ -247,7 +336,7 @@ class VcpuThread:
                         if self._stopping:
                             return None
                     continue
-                outcome = handle_exit(reason, vcpu, self._context)
+                outcome = handle_exit(reason, vcpu, self.context)
                 if outcome is not None:
                     return outcome
 
@@ -268,6 +357,14 @@ class VcpuThread:
             if self._pio.find(port) is not mapping:
                 self._answers.pop(key, None)  # Another thread took the device away in between.
         return found
+
+    def _access_port(self) -> None:
+        """A port access by the plain way, as `_loop` has it in its fast one."""
+        key, count, start = _IO.unpack_from(self.vcpu.memory, _EXIT_DATA)
+        answer, offset, data = self._learn(key, start)
+        size = len(data)
+        for at in range(start, start + size * count, size):
+            answer(offset, self.vcpu.memory[at : at + size])
 
     def _access_memory(self) -> None:
         address, size, is_write = _MMIO.unpack_from(self.vcpu.memory, _EXIT_DATA)

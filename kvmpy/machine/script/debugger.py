@@ -1,0 +1,408 @@
+"""A debugger for the whole machine: breakpoints, single steps, registers and memory, all vCPUs stopped together.
+
+Breakpoints are instructions of one byte that stand in the guest's code only while it runs: whoever looks at memory
+while it stands still, a snapshot included, sees the code as it is.  On a processor it is INT3, which KVM hands to us
+(KVM_GUESTDBG_USE_SW_BP).  Where KVM emulates ring 0, its emulator takes INT3 through real mode's vectors by itself and
+fails at it elsewhere; INT1 it never knows, so that is what stands there, and the failure is the hit.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+from kvmpy.errors import GuestMemoryError, KvmError, StateError
+from kvmpy.kvm import System
+from kvmpy.kvm.exits import KVM_EXIT_DEBUG, KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION
+from kvmpy.kvm.vcpu import (
+    KVM_GUESTDBG_BLOCKIRQ,
+    KVM_GUESTDBG_ENABLE,
+    KVM_GUESTDBG_SINGLESTEP,
+    KVM_GUESTDBG_USE_SW_BP,
+)
+from kvmpy.machine.machine import CREATED, PAUSED, STOPPED
+from kvmpy.machine.profile import EMULATED_RING0, profile
+from kvmpy.machine.script.memory import NotMappedError, VirtualMemory
+from kvmpy.machine.script.registers import Registers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.kvm import Vcpu
+    from kvmpy.machine.machine import Machine
+    from kvmpy.machine.outcome import Outcome
+
+BREAKPOINT = "breakpoint"
+STEP = "step"
+PAUSE = "pause"
+END = "end"
+
+INT3 = 0xCC
+INT1 = 0xF1
+
+_BP_VECTOR = 3
+
+_WATCH = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP
+_STEP = _WATCH | KVM_GUESTDBG_SINGLESTEP
+
+
+class Breakpoint:
+    """A stop at `address` (linear); `physical` is where that was when it was set.  `remove` takes it away."""
+
+    __slots__ = ("_debugger", "address", "hits", "original", "physical")
+
+    def __init__(self, debugger: Debugger, address: int, physical: int) -> None:
+        self._debugger = debugger
+        self.address = address
+        self.physical = physical
+        self.hits = 0
+        # The byte that stands in its place while the guest runs; None while it is where it belongs.
+        self.original: int | None = None
+
+    def remove(self) -> None:
+        """The guest runs through from now on.  Twice is fine."""
+        self._debugger.remove(self)
+
+    def __repr__(self) -> str:
+        return f"Breakpoint({self.address:#x}, hits={self.hits})"
+
+
+class Stop:
+    """Why the machine stands still: `reason` is BREAKPOINT, STEP, PAUSE or END.
+
+    `vcpu` is the number of the vCPU that it is about and `address` the linear address of its next instruction;
+    `breakpoint` the one that was hit, and `outcome` how the machine ended, each None for other reasons.
+    """
+
+    __slots__ = ("address", "breakpoint", "outcome", "reason", "vcpu")
+
+    def __init__(
+        self,
+        reason: str,
+        vcpu: int = 0,
+        address: int = 0,
+        breakpoint: Breakpoint | None = None,
+        outcome: Outcome | None = None,
+    ) -> None:
+        self.reason = reason
+        self.vcpu = vcpu
+        self.address = address
+        self.breakpoint = breakpoint
+        self.outcome = outcome
+
+    def __repr__(self) -> str:
+        return f"Stop({self.reason!r}, vcpu={self.vcpu}, address={self.address:#x})"
+
+
+class Debugger:
+    """Takes a machine under control: one that was not started yet, that runs, or that is paused.
+
+        with machine.debugger() as debugger:
+            debugger.break_at(0x100000)
+            stop = debugger.run()
+            print(stop.reason, hex(debugger.registers(stop.vcpu).rax))
+
+    The machine stands still from the first moment; `resume` lets it run, `wait` waits for the next `Stop`, `run` does
+    both.  One thread uses it; only
+    `interrupt` may come from any.  All addresses are linear; `physical` in a name
+    says otherwise.  Single steps hold interrupts back where KVM can.  A machine has one debugger at a time.
+    `close`, or the end of the `with`, takes all breakpoints away and lets the machine run on, unless it was paused
+    before.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.breakpoints: list[Breakpoint] = []
+        self.last: Stop | None = None
+        """The stop that the machine stands at; None while it runs."""
+        self._changed = threading.Condition()
+        self._next: Stop | None = None
+        # Those that came upon a breakpoint while another's stop was being reported: they come upon it again.
+        self._unreported: set[int] = set()
+        self._step_flags = _STEP | KVM_GUESTDBG_BLOCKIRQ
+        self._closed = False
+        self._context = machine.vcpus[0].context
+        if KVM_EXIT_DEBUG in self._context.hooks:
+            raise StateError("this machine has a debugger already")
+        with System() as system:
+            emulated = profile(system).kind == EMULATED_RING0
+        self._byte = INT1 if emulated else INT3
+        self._was_paused = machine.state == PAUSED
+        if machine.state == CREATED:
+            machine.start(paused=True)
+        machine.pause()
+        self._registers = [Registers(thread.call) for thread in machine.vcpus]
+        self._hooks = {KVM_EXIT_DEBUG: self._on_debug, KVM_EXIT_INTERNAL_ERROR: self._on_internal_error}
+        for reason, hook in self._hooks.items():
+            self._context.hooks[reason] = (hook, *self._context.hooks.get(reason, ()))
+        machine.on_end.append(self._on_end)
+        if machine.outcome is not None:
+            self._on_end(machine.outcome)
+            return
+        for thread in machine.vcpus:
+            thread.call(partial(_set_debug, flags=_WATCH))
+        self.last = Stop(PAUSE, 0, self.pc(0))
+
+    def __enter__(self) -> Debugger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the machine back, as the class says.  Twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        machine = self.machine
+        if machine.state != STOPPED:
+            self.pause()
+        self.breakpoints.clear()
+        for reason, hook in self._hooks.items():
+            others = tuple(other for other in self._context.hooks.get(reason, ()) if other != hook)
+            self._context.hooks[reason] = others
+            if not others:
+                del self._context.hooks[reason]
+        machine.on_end.remove(self._on_end)
+        if machine.state == STOPPED:
+            return
+        for thread, registers in zip(machine.vcpus, self._registers, strict=True):
+            registers.flush()
+            thread.call(partial(_set_debug, flags=0))
+        if not self._was_paused:
+            machine.resume()
+
+    # --- running and stopping
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the machine stands still, and can be looked at."""
+        return self.last is not None
+
+    def resume(self) -> None:
+        """Lets the machine run until something stops it; `wait` says what."""
+        if self.last is not None and self.last.reason == END:
+            raise StateError("the machine has ended; there is nothing to resume")
+        self._require_stop()
+        for vcpu, registers in enumerate(self._registers):
+            registers.flush()
+            if vcpu not in self._unreported and self._breakpoint_at(vcpu, self.pc(vcpu)) is not None:
+                self._step(vcpu)
+        self._unreported.clear()
+        for breakpoint in self.breakpoints:
+            self._insert(breakpoint)
+        for registers in self._registers:
+            registers.flush()
+        self.last = None
+        self.machine.resume()
+
+    def wait(self, timeout: float | None = None) -> Stop | None:
+        """The next stop, when it comes; None, with the machine still running, after `timeout` seconds without one."""
+        if self.last is not None:
+            return self.last
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._next is not None, timeout):
+                return None
+            stop, self._next = self._next, None
+        assert stop is not None
+        self.machine.pause()
+        outcome = self.machine.outcome
+        if outcome is not None:  # Perhaps only while its vCPUs were on their way to a stop.
+            stop = Stop(END, outcome=outcome)
+            for thread in self.machine.vcpus:
+                thread.join()
+        for breakpoint in self.breakpoints:
+            self._lift(breakpoint)
+        if stop.reason == PAUSE:
+            stop.address = self.pc(stop.vcpu)
+        elif stop.breakpoint is not None:
+            stop.breakpoint.hits += 1
+        self.last = stop
+        return stop
+
+    def run(self, timeout: float | None = None) -> Stop | None:
+        """`resume`, then `wait`."""
+        self.resume()
+        return self.wait(timeout)
+
+    def pause(self) -> Stop:
+        """Stops the machine wherever it is, unless something else has just done so; the stop."""
+        if self.last is None:
+            self._report(Stop(PAUSE))
+        stop = self.wait()
+        assert stop is not None
+        return stop
+
+    def interrupt(self) -> None:
+        """Ends the `wait` or `step` of another thread with a stop for PAUSE."""
+        if self.last is None:
+            self._report(Stop(PAUSE))
+        else:
+            for thread in self.machine.vcpus:
+                thread.interrupt()
+
+    def step(self, vcpu: int = 0, count: int = 1) -> Stop:
+        """Runs `count` instructions of one vCPU, while the others stand still; a breakpoint on the way ends it.
+
+        With PAUSE as its reason the stop came early, by `interrupt` or `pause`.
+        """
+        self._require_stop()
+        stop = self.last
+        assert stop is not None
+        for number in range(count):
+            if stop.reason == END:
+                raise StateError("the machine has ended; there is nothing to step")
+            if number:
+                hit = self._breakpoint_at(vcpu, stop.address)
+                if hit is not None:
+                    hit.hits += 1
+                    stop = Stop(BREAKPOINT, vcpu, stop.address, hit)
+                    break
+            self._registers[vcpu].flush()
+            self._unreported.discard(vcpu)
+            done = self._step(vcpu)
+            if self.machine.outcome is not None:
+                stop = Stop(END, outcome=self.machine.outcome)
+            else:
+                stop = Stop(STEP if done else PAUSE, vcpu, self.pc(vcpu))
+                if not done:
+                    break
+        self.last = stop
+        return stop
+
+    def _step(self, vcpu: int) -> bool:
+        thread = self.machine.vcpus[vcpu]
+
+        def step(inner: Vcpu) -> bool:
+            try:
+                _set_debug(inner, self._step_flags)
+            except KvmError:
+                self._step_flags = _STEP  # KVM before 5.12 cannot hold interrupts back.
+                _set_debug(inner, self._step_flags)
+            try:
+                return thread.step()
+            finally:
+                _set_debug(inner, _WATCH)
+
+        return thread.call(step)
+
+    # --- registers and memory
+
+    def registers(self, vcpu: int = 0) -> Registers:
+        """The registers of a vCPU; what is changed takes effect when it runs on, or with `flush`."""
+        self._require_stop()
+        return self._registers[vcpu]
+
+    def pc(self, vcpu: int = 0) -> int:
+        """The linear address of a vCPU's next instruction."""
+        return self._registers[vcpu].pc
+
+    def memory(self, vcpu: int = 0) -> VirtualMemory:
+        """Memory by linear address, as a vCPU maps it now; by physical address it is `machine.memory`."""
+        self._require_stop()
+        return VirtualMemory(self.machine.memory, self._registers[vcpu])
+
+    # --- breakpoints
+
+    def break_at(self, address: int, vcpu: int = 0) -> Breakpoint:
+        """Stops whichever vCPU comes to `address`, which `vcpu` maps now; `NotMappedError` where it does not."""
+        physical = self.memory(vcpu).physical(address)
+        try:
+            self.machine.memory.region_of(physical, 1)
+        except GuestMemoryError:
+            raise NotMappedError(address) from None
+        breakpoint = Breakpoint(self, address, physical)
+        self.breakpoints.append(breakpoint)
+        return breakpoint
+
+    def remove(self, breakpoint: Breakpoint) -> None:
+        """Takes a breakpoint away; one that is gone already is fine."""
+        if breakpoint in self.breakpoints:
+            self._require_stop()
+            self.breakpoints.remove(breakpoint)
+
+    def _insert(self, breakpoint: Breakpoint) -> None:
+        memory = self.machine.memory
+        byte = memory.read(breakpoint.physical, 1)[0]
+        if all(other.original is None for other in self.breakpoints if other.physical == breakpoint.physical):
+            breakpoint.original = byte
+            memory.write(breakpoint.physical, bytes([self._byte]))
+
+    def _lift(self, breakpoint: Breakpoint) -> None:
+        original, breakpoint.original = breakpoint.original, None
+        memory = self.machine.memory
+        # A guest that wrote its code anew meanwhile keeps what it wrote.
+        if original is not None and memory.read(breakpoint.physical, 1)[0] == self._byte:
+            memory.write(breakpoint.physical, bytes([original]))
+
+    def _breakpoint_at(self, vcpu: int, address: int) -> Breakpoint | None:
+        if not self.breakpoints:
+            return None
+        return self._find(VirtualMemory(self.machine.memory, self._registers[vcpu]), address)
+
+    def _find(self, memory: VirtualMemory, address: int) -> Breakpoint | None:
+        try:
+            physical = memory.physical(address)
+        except NotMappedError:
+            return None
+        found = [breakpoint for breakpoint in self.breakpoints if breakpoint.physical == physical]
+        # Of two names for one place, the one that was asked for.
+        return next((one for one in found if one.address == address), found[0] if found else None)
+
+    # --- in the vCPUs' threads
+
+    def _on_debug(self, vcpu: Vcpu) -> bool:
+        if vcpu.exit.debug.exception == _BP_VECTOR and not self._hit(vcpu):
+            _deliver_breakpoint(vcpu)
+        return True
+
+    def _on_internal_error(self, vcpu: Vcpu) -> bool:
+        if vcpu.exit.internal_error.suberror != KVM_INTERNAL_ERROR_EMULATION:
+            return False
+        return vcpu.exit.internal_error.instruction[:1] in (b"", bytes([self._byte])) and self._hit(vcpu)
+
+    def _hit(self, vcpu: Vcpu) -> bool:
+        """Whether a vCPU stands at a breakpoint of ours: then the machine stops."""
+        registers = Registers(lambda function: function(vcpu))
+        address = registers.pc
+        breakpoint = self._find(VirtualMemory(self._context.memory, registers), address)
+        if breakpoint is None:
+            return False
+        # What KVM has queued beside its failure goes with this.
+        vcpu.set_regs(vcpu.regs())
+        if not self._report(Stop(BREAKPOINT, vcpu.id, address, breakpoint)):
+            self._unreported.add(vcpu.id)
+        return True
+
+    def _on_end(self, outcome: Outcome) -> None:
+        self._report(Stop(END, outcome=outcome))
+
+    def _report(self, stop: Stop) -> bool:
+        """Makes `stop` the next one, and sets the vCPUs to stand still; False where another came first."""
+        with self._changed:
+            if stop.reason == END:
+                self._unreported.clear()
+            elif self._next is not None:
+                return False
+            self._next = stop
+            if stop.reason != END:
+                for thread in self.machine.vcpus:
+                    thread.pause()
+            self._changed.notify_all()
+        return True
+
+    def _require_stop(self) -> None:
+        if self.last is None:
+            raise StateError("the machine runs; pause it, or wait for a stop, first")
+
+
+def _set_debug(vcpu: Vcpu, flags: int) -> None:
+    vcpu.set_guest_debug(flags)
+
+
+def _deliver_breakpoint(vcpu: Vcpu) -> None:
+    """Has the guest take the #BP of an INT3 of its own; KVM moves RIP behind it."""
+    events = vcpu.events()
+    events.exception.injected = 1
+    events.exception.nr = _BP_VECTOR
+    events.exception.has_error_code = 0
+    vcpu.set_events(events)
