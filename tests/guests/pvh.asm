@@ -1,6 +1,6 @@
 ; What PVH promises (docs/misc/pvh.pandoc and start_info.h of Xen).  EBX points to the start info.
 ; MEMORY is how much RAM there is; the one module begins with "module" and has 4100 bytes; the command line ends
-; with " hello".  Writes 42 to the debug exit port, or the number of the check that failed.
+; with "hello".  Writes 42 to the debug exit port, or the number of the check that failed.
 
         mov     ebp, 1                  ; CR0: PE, and ET, which is always set; CR4: nothing
         mov     eax, cr0
@@ -54,7 +54,7 @@ next:   inc     edi
         jne     next
         cmp     dword [edi - 4], 'ello'
         jne     fail
-        cmp     word [edi - 6], ' h'
+        cmp     byte [edi - 5], 'h'
         jne     fail
 
         mov     ebp, 7                  ; no ACPI, or an RSDP where it says
