@@ -56,6 +56,11 @@ class Kernel:
         self.protocol = protocol
         self.is_linux = is_linux
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is plain code, which expects a bare processor."""
+        return self.protocol.partition("@")[0] in FLAT
+
     def __repr__(self) -> str:
         return f"Kernel({self.name}, {self.protocol})"
 

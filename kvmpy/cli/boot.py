@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     import typer
 
+    from kvmpy.config.cpu import CpuConfig
+
 EPILOG = """**Examples**
 
 `kvmpy boot` boots the kernel that `kvmpy kernel` built or fetched, to a shell
@@ -47,12 +49,20 @@ def boot(
         str, typer.Option("-m", "--memory", metavar="SIZE", help="RAM of the guest: 256M, 1.5G.")
     ] = "256M",
     cpus: Annotated[int, typer.Option("-c", "--cpus", metavar="N", help="CPUs of the guest.")] = 1,
+    cpu: Annotated[
+        str,
+        typer.Option(
+            "--cpu",
+            metavar="CPU",
+            help="The processor: host, x86-64-v1 to -v4, or a template.json; then +FEATURE and -FEATURE after commas.",
+        ),
+    ] = "host",
     protocol: Annotated[
         str,
         typer.Option(
             "--protocol",
             metavar="NAME",
-            help="How the file is loaded: auto for Linux; flat16, flat32 or flat64, with @ADDRESS, for plain code.",
+            help="How the file is loaded: auto, linux, pvh, multiboot, or flat16, flat32, flat64 with @ADDRESS.",
         ),
     ] = "auto",
     console: Annotated[
@@ -83,6 +93,7 @@ def boot(
         memory=parse_size(memory, path="memory"),
         vcpus=cpus,
         protocol=protocol,
+        cpu=None if cpu == "host" else _parse_cpu(cpu),
         console=console,
         debug_exit=None if debug_exit is None else parse_port(debug_exit, path="debug_exit"),
         timeout=timeout,
@@ -94,3 +105,9 @@ def boot(
     from kvmpy.cli.run import run
 
     return run(config)
+
+
+def _parse_cpu(text: str) -> CpuConfig:
+    from kvmpy.config.cpu import parse_cpu
+
+    return parse_cpu(text)

@@ -46,7 +46,7 @@ def run(config: MachineConfig) -> int:
     with EndSignals(end, terminal.restore):
         try:
             with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
-                for note in machine.entry.notes:
+                for note in (*machine.entry.notes, *machine.cpu.notes):
                     say(note, YELLOW)
                 if config.verbose:
                     _say_machine(machine)

@@ -8,6 +8,10 @@ import stat
 from kvmpy.errors import ConfigError
 from kvmpy.units import GIB, MIB, PAGE_SIZE, TIB, format_size
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.config.cpu import CpuConfig
+
 CONSOLES = ("serial", "none")
 
 MIN_MEMORY = MIB
@@ -34,15 +38,15 @@ class MachineConfig:
     `kernel` and `initrd` are paths, or the bytes themselves; `append` is added to the kernel's command line;
     `memory` is in bytes; `console` is one of `CONSOLES`; `debug_exit` is the I/O port of an isa-debug-exit device or
     None; `timeout` is in seconds or None; `report` is the path that a JSON report is written to, or None; `name` is
-    the machine's own, or None; `protocol` says how the kernel file is loaded: `auto` for Linux, else what
-    `kvmpy.boot.flat` knows and checks.
+    the machine's own, or None; `protocol` says how the kernel file is loaded, as `kvmpy.boot.recognise` knows and
+    checks it; `cpu` is the processor, or None for the host's.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
     """
 
     __slots__ = (
-        "append", "console", "debug_exit", "initrd", "kernel", "memory", "name", "protocol", "report", "timeout",
+        "append", "console", "cpu", "debug_exit", "initrd", "kernel", "memory", "name", "protocol", "report", "timeout",
         "vcpus", "verbose",
     )  # fmt: skip
 
@@ -61,6 +65,7 @@ class MachineConfig:
         name: str | None = None,
         verbose: bool = False,
         protocol: str = "auto",
+        cpu: CpuConfig | None = None,
     ) -> None:
         self.memory = _check_memory(memory)
         self.kernel = _check_file("kernel", kernel, MAX_KERNEL_SIZE)
@@ -78,6 +83,7 @@ class MachineConfig:
         self.name = None if name is None else _check_name(name)
         self.verbose = verbose
         self.protocol = protocol
+        self.cpu = cpu
 
     def __repr__(self) -> str:
         return f"MachineConfig({', '.join(f'{key}={getattr(self, key)!r}' for key in self.__slots__)})"

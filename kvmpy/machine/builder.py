@@ -12,35 +12,31 @@ from functools import partial
 from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
 from kvmpy.backends.escape import Escapes
 from kvmpy.backends.tap import Tap
-from kvmpy.boot import load
-from kvmpy.boot.flat import load_flat
-from kvmpy.devices.legacy.cmos import Cmos
+from kvmpy.boot import load, recognise
 from kvmpy.devices.legacy.debug import DebugConsole, DebugExit, exit_status
-from kvmpy.devices.legacy.i8042 import I8042
-from kvmpy.devices.legacy.ports import PostCodes, SystemControlA
 from kvmpy.devices.legacy.serial import Serial
 from kvmpy.irq import EdgeLine, OpenLine
 from kvmpy.kvm import System
 from kvmpy.machine.cmdline import command_line
 from kvmpy.machine.exits import ExitContext
 from kvmpy.machine.machine import Machine
-from kvmpy.machine.outcome import DEBUG_EXIT, HOST_ERROR, RESET, USER, Outcome
+from kvmpy.machine.outcome import DEBUG_EXIT, HOST_ERROR, USER, Outcome
 from kvmpy.machine.profile import EMULATED_RING0, profile
 from kvmpy.machine.timeline import Timeline
 from kvmpy.machine.vcpu_thread import VcpuThread
 from kvmpy.memory import GuestMemory
-from kvmpy.x86.cpuid import cpuid_for
+from kvmpy.x86.cpu.setup import CpuSetup
 from kvmpy.x86.layout import IDENTITY_MAP, TSS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kvmpy.boot import Kernel
     from kvmpy.config.machine import MachineConfig
     from kvmpy.irq import InterruptLine
 
 COM1 = 0x3F8
 DEBUGCON = 0xE9
 COM1_IRQ = 4
-KEYBOARD_IRQ = 1
 
 
 def build(
@@ -57,10 +53,11 @@ def build(
     """
     machine = Machine(config, timeline or Timeline())
     try:
+        kernel = recognise(config.kernel, config.protocol)
         with System() as system:
             _add_memory(machine, system)
-            _load(machine, system)
-            _add_platform(machine)
+            _add_platform(machine, kernel)
+            _load(machine, system, kernel)
             _add_console(machine, input_fd, output_fd)
             _add_vcpus(machine, system)
     except BaseException:
@@ -80,32 +77,28 @@ def _add_memory(machine: Machine, system: System) -> None:
     vm.set_tss_address(TSS)
 
 
-def _load(machine: Machine, system: System) -> None:
-    config, memory = machine.config, machine.memory
-    if config.protocol != "auto":
-        machine.entry = load_flat(memory, config.kernel, config.protocol)
-    else:
-        machine.profile = profile(system)
-        machine.command_line = command = command_line(machine.profile, config.append)
-        machine.entry = load(memory, config.kernel, initrd=config.initrd, cmdline=command, vcpus=config.vcpus)
-    machine.timeline.mark("loaded")
+def _add_platform(machine: Machine, kernel: Kernel) -> None:
+    config = machine.config
+    if not kernel.is_flat:
+        # A flat guest wants a processor, memory and a console, and starts the sooner for it.
+        from kvmpy.machine.pc import Pc
 
-
-def _add_platform(machine: Machine) -> None:
-    """Interrupt controllers, timer, and the chips that a PC has on its ISA bus."""
-    pio, config = machine.pio, machine.config
-    if not machine.entry.bare:
-        machine.vm.create_irqchip()
-        machine.vm.create_pit()
-        low, *high = (region.size for region in machine.memory.regions)
-        pio.add(0x70, 2, Cmos(machine.clock, memory_below_4g=low, memory_above_4g=sum(high)), "rtc")
-        keyboard = I8042(lambda: machine.end(Outcome(RESET)), irq=_line(machine, KEYBOARD_IRQ))
-        pio.add(0x60, 1, keyboard.data_port, "i8042")
-        pio.add(0x64, 1, keyboard.command_port, "i8042")
-        pio.add(0x80, 1, PostCodes(), "post")
-        pio.add(0x92, 1, SystemControlA(lambda: machine.end(Outcome(RESET))), "port92")
+        machine.pc = Pc(machine)
     if config.debug_exit is not None:
-        pio.add(config.debug_exit, 4, DebugExit(partial(_debug_exit, machine)), "debug-exit")
+        machine.pio.add(config.debug_exit, 4, DebugExit(partial(_debug_exit, machine)), "debug-exit")
+
+
+def _load(machine: Machine, system: System, kernel: Kernel) -> None:
+    config = machine.config
+    command = config.append
+    if not kernel.is_flat:
+        machine.profile = profile(system)
+        if kernel.is_linux:
+            command = command_line(machine.profile, config.append)
+    machine.command_line = command
+    rsdp = machine.pc.rsdp if machine.pc is not None else 0
+    machine.entry = load(machine.memory, kernel, initrd=config.initrd, cmdline=command, vcpus=config.vcpus, rsdp=rsdp)
+    machine.timeline.mark("loaded")
 
 
 def _debug_exit(machine: Machine, value: int) -> None:
@@ -123,7 +116,7 @@ def _add_console(machine: Machine, input_fd: int | None, output_fd: int | None) 
     machine.tap = Tap(sink)
     serial = machine.serial = Serial(_line(machine, COM1_IRQ), machine.tap.write)
     machine.pio.add(COM1, 8, serial, "serial")
-    if machine.entry.bare:
+    if machine.pc is None:
         # What the simplest of guests print with: one `out`.
         machine.pio.add(DEBUGCON, 1, DebugConsole(machine.tap.write), "debugcon")
     if input_fd is not None and machine.config.console == "serial":
@@ -148,7 +141,7 @@ def _output_closed(machine: Machine, error: OSError) -> None:
 
 
 def _line(machine: Machine, irq: int) -> InterruptLine:
-    return OpenLine() if machine.entry.bare else machine.stack.enter_context(EdgeLine(machine.vm, irq))
+    return OpenLine() if machine.pc is None else machine.stack.enter_context(EdgeLine(machine.vm, irq))
 
 
 def _add_vcpus(machine: Machine, system: System) -> None:
@@ -160,10 +153,10 @@ def _add_vcpus(machine: Machine, system: System) -> None:
         syscall.install(vm)
         shim = syscall.SyscallShim(machine.memory)
     context = ExitContext(machine.memory, shim)
-    supported = system.supported_cpuid()
+    machine.cpu = cpu = CpuSetup(config.cpu, system, config.vcpus)
     for vcpu_id in range(config.vcpus):
         vcpu = machine.stack.enter_context(vm.create_vcpu(vcpu_id))
-        vcpu.set_cpuid(cpuid_for(supported, vcpu_id, config.vcpus))
+        cpu.apply(vcpu, vcpu_id)
         if vcpu_id == 0:
             machine.entry.apply(vcpu)
         machine.vcpus.append(VcpuThread(vcpu, machine.pio, machine.mmio, context, machine.end, machine.fail))

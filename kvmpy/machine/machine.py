@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from time import time
+from time import monotonic, time
 
 from kvmpy.backends.tap import Tap
 from kvmpy.bus import mmio_bus, pio_bus
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from kvmpy.config.machine import MachineConfig
     from kvmpy.devices.legacy.serial import Serial
     from kvmpy.kvm import Vm
+    from kvmpy.machine.pc import Pc
     from kvmpy.machine.profile import HostProfile
     from kvmpy.machine.script.debugger import Debugger
     from kvmpy.machine.timeline import Timeline
     from kvmpy.machine.vcpu_thread import VcpuThread
     from kvmpy.memory import GuestMemory
+    from kvmpy.x86.cpu.setup import CpuSetup
 
 CREATED = "created"
 RUNNING = "running"
@@ -54,7 +56,9 @@ class Machine:
         self.outcome: Outcome | None = None
         self.profile: HostProfile | None = None
         self.command_line = ""
+        self.pc: Pc | None = None
         self.clock = time
+        self.monotonic = monotonic
         self.stack = ExitStack()
         self.pio = pio_bus()
         self.mmio = mmio_bus()
@@ -69,6 +73,7 @@ class Machine:
         self.vm: Vm
         self.entry: Entry
         self.serial: Serial
+        self.cpu: CpuSetup
         self.on_end: list[Callable[[Outcome], object]] = []
         """Called with the outcome when the machine has come to its end, in whichever thread brought it there."""
         self._ended = threading.Event()
@@ -193,6 +198,17 @@ class Machine:
         """Waits no longer for a slow reader of the guest's output: what he has not taken is lost."""
         if self.output is not None:
             self.output.release()
+
+    def panicked(self) -> None:
+        """Ends the machine because its kernel says that it panicked."""
+        panic = self.tap.panic
+        self.end(Outcome(PANIC, f"the guest's kernel panicked{f': {panic}' if panic else ''}"))
+
+    def press_power_button(self) -> None:
+        """Asks the guest to shut down; one that does not listen to ACPI does nothing."""
+        if self.pc is None:
+            raise StateError("this machine has no power button; its guest is a flat binary")
+        self.pc.power.press_power_button()
 
     def fail(self, error: BaseException) -> None:
         """Ends the machine because `error` came up in one of its threads."""

@@ -58,3 +58,10 @@ LOCAL_APIC = 0xFEE00000
 IDENTITY_MAP = 0xFEFFC000
 TSS = 0xFEFFD000
 TSS_END = 0xFF000000
+
+# Between RAM's end below 4 GiB and the interrupt controllers: windows for PCI devices' memory, then their
+# configuration space, of which bus 0 has the first MiB.
+PCI_MEMORY32 = 0xC0000000
+PCI_MEMORY32_SIZE = 0x20000000
+ECAM = 0xE0000000
+ECAM_SIZE = MIB

@@ -1,0 +1,82 @@
+"""The chips of a PC: what every machine has whose guest expects more than a bare processor.
+
+Interrupt controllers and the timer are KVM's own; the others stand on the ISA bus, and ACPI's tables tell of them.
+"""
+
+from __future__ import annotations
+
+from kvmpy.devices.acpi.events import GenericEventDevice
+from kvmpy.devices.acpi.generation import VmGenerationId
+from kvmpy.devices.acpi.power import PowerManagement
+from kvmpy.devices.acpi.pvpanic import PvPanic
+from kvmpy.devices.legacy.cmos import Cmos
+from kvmpy.devices.legacy.i8042 import I8042
+from kvmpy.devices.legacy.ports import PostCodes, SystemControlA
+from kvmpy.devices.pci.bus import PCI_CONFIG_PORT, PCI_CONFIG_PORTS, ConfigPorts, Ecam, PciBus
+from kvmpy.devices.pci.host import host_bridge
+from kvmpy.irq import EdgeLine, LevelLine
+from kvmpy.machine.outcome import RESET, SHUTDOWN, Outcome
+from kvmpy.x86.acpi import hardware
+from kvmpy.x86.acpi.gsi import GsiAllocator
+from kvmpy.x86.acpi.platform import AcpiPlatform, PciRoot
+from kvmpy.x86.acpi.write import write_acpi
+from kvmpy.x86.layout import ECAM, ECAM_SIZE, PCI_MEMORY32, PCI_MEMORY32_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.machine.machine import Machine
+
+KEYBOARD_IRQ = 1
+
+
+class Pc:
+    """The chips of `machine`, which has memory and a VM without vCPUs, and its ACPI tables in guest memory.
+
+    `rsdp` is the address of ACPI's root pointer; `gsis` hands out the interrupts that are left; the others are the
+    chips that others than the guest have to do with.
+    """
+
+    __slots__ = ("events", "generation", "gsis", "pci", "power", "rsdp")
+
+    def __init__(self, machine: Machine) -> None:
+        vm, pio, stack = machine.vm, machine.pio, machine.stack
+        vm.create_irqchip()
+        vm.create_pit()
+        self.gsis = GsiAllocator()
+
+        def reset() -> None:
+            machine.end(Outcome(RESET))
+
+        def power_off() -> None:
+            machine.end(Outcome(SHUTDOWN))
+
+        low, *high = (region.size for region in machine.memory.regions)
+        pio.add(0x70, 2, Cmos(machine.clock, memory_below_4g=low, memory_above_4g=sum(high)), "rtc")
+        keyboard = I8042(reset, irq=stack.enter_context(EdgeLine(vm, KEYBOARD_IRQ)))
+        pio.add(0x60, 1, keyboard.data_port, "i8042")
+        pio.add(0x64, 1, keyboard.command_port, "i8042")
+        pio.add(0x80, 1, PostCodes(), "post")
+        pio.add(0x92, 1, SystemControlA(reset), "port92")
+
+        self.power = PowerManagement(LevelLine(vm, hardware.SCI), power_off, clock=machine.monotonic)
+        pio.add(hardware.PM_BASE, hardware.PM_PORTS, self.power, "acpi-pm")
+        ged = self.gsis.take("ged")
+        self.events = GenericEventDevice(stack.enter_context(EdgeLine(vm, ged)))
+        pio.add(hardware.GED_BASE, hardware.GED_PORTS, self.events, "acpi-ged")
+        pio.add(hardware.PVPANIC_BASE, hardware.PVPANIC_PORTS, PvPanic(machine.panicked), "pvpanic")
+        self.generation = VmGenerationId(machine.memory, hardware.VM_GENERATION_ID, self.events.generation_changed)
+
+        self.pci = PciBus()
+        self.pci.add(0, host_bridge())
+        pio.add(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, ConfigPorts(self.pci, reset), "pci-config")
+        machine.mmio.add(ECAM, ECAM_SIZE, Ecam(self.pci), "pci-ecam")
+
+        platform = AcpiPlatform(
+            range(machine.config.vcpus),
+            pm_timer=True,
+            pci=PciRoot(memory32=(PCI_MEMORY32, PCI_MEMORY32_SIZE), ecam=ECAM, buses=1),
+            ged=ged,
+            vm_generation_id=hardware.VM_GENERATION_ID,
+            pvpanic=hardware.PVPANIC_BASE,
+        )
+        self.rsdp = write_acpi(machine.memory, platform)
