@@ -57,6 +57,10 @@ def boot(
             help="The processor: host, x86-64-v1 to -v4, or a template.json; then +FEATURE and -FEATURE after commas.",
         ),
     ] = "host",
+    msrs: Annotated[
+        Literal["fault", "zero"],
+        typer.Option("--msrs", help="What a model-specific register that KVM does not know gives the guest."),
+    ] = "fault",
     protocol: Annotated[
         str,
         typer.Option(
@@ -93,6 +97,7 @@ def boot(
         memory=parse_size(memory, path="memory"),
         vcpus=cpus,
         protocol=protocol,
+        msrs=msrs,
         cpu=None if cpu == "host" else _parse_cpu(cpu),
         console=console,
         debug_exit=None if debug_exit is None else parse_port(debug_exit, path="debug_exit"),

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.config.cpu import CpuConfig
 
+MSR_POLICIES = ("fault", "zero")
+
 CONSOLES = ("serial", "none")
 
 MIN_MEMORY = MIB
@@ -39,15 +41,16 @@ class MachineConfig:
     `memory` is in bytes; `console` is one of `CONSOLES`; `debug_exit` is the I/O port of an isa-debug-exit device or
     None; `timeout` is in seconds or None; `report` is the path that a JSON report is written to, or None; `name` is
     the machine's own, or None; `protocol` says how the kernel file is loaded, as `kvmpy.boot.recognise` knows and
-    checks it; `cpu` is the processor, or None for the host's.
+    checks it; `cpu` is the processor, or None for the host's; `msrs`, one of `MSR_POLICIES`, says what an access to an
+    MSR that KVM does not know gives the guest: a fault, or 0.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
     """
 
     __slots__ = (
-        "append", "console", "cpu", "debug_exit", "initrd", "kernel", "memory", "name", "protocol", "report", "timeout",
-        "vcpus", "verbose",
+        "append", "console", "cpu", "debug_exit", "initrd", "kernel", "memory", "msrs", "name", "protocol", "report",
+        "timeout", "vcpus", "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +69,7 @@ class MachineConfig:
         verbose: bool = False,
         protocol: str = "auto",
         cpu: CpuConfig | None = None,
+        msrs: str = "fault",
     ) -> None:
         self.memory = _check_memory(memory)
         self.kernel = _check_file("kernel", kernel, MAX_KERNEL_SIZE)
@@ -84,6 +88,9 @@ class MachineConfig:
         self.verbose = verbose
         self.protocol = protocol
         self.cpu = cpu
+        if msrs not in MSR_POLICIES:
+            raise ConfigError("msrs", f"{msrs!r} is none of {', '.join(MSR_POLICIES)}")
+        self.msrs = msrs
 
     def __repr__(self) -> str:
         return f"MachineConfig({', '.join(f'{key}={getattr(self, key)!r}' for key in self.__slots__)})"

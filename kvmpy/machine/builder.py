@@ -152,7 +152,13 @@ def _add_vcpus(machine: Machine, system: System) -> None:
 
         syscall.install(vm)
         shim = syscall.SyscallShim(machine.memory)
-    context = ExitContext(machine.memory, shim)
+    msrs = None
+    if config.msrs != "fault":
+        from kvmpy.x86.cpu.msrs import MsrPolicy
+
+        msrs = MsrPolicy(config.msrs)
+        msrs.install(vm)
+    context = ExitContext(machine.memory, shim=shim, msrs=msrs)
     machine.cpu = cpu = CpuSetup(config.cpu, system, config.vcpus)
     for vcpu_id in range(config.vcpus):
         vcpu = machine.stack.enter_context(vm.create_vcpu(vcpu_id))

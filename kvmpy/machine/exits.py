@@ -26,22 +26,27 @@ if TYPE_CHECKING:
     from kvmpy.kvm import Vcpu
     from kvmpy.machine.assist.syscall import SyscallShim
     from kvmpy.memory import GuestMemory
+    from kvmpy.x86.cpu.msrs import MsrPolicy
 
 MSR_LSTAR = 0xC0000082
 
 
 class ExitContext:
-    """What the handling of an exit may need besides the vCPU: the guest's memory, and the SYSCALL shim or None.
+    """What the handling of an exit may need besides the vCPU.
+
+    `memory` is the guest's; `shim` the one for SYSCALL, or None; `msrs` answers for MSRs that KVM does not know, or
+    None where KVM does that.
 
     `hooks` are asked first: by reason, functions that get the vCPU in its thread and say whether they dealt with the
     exit.  The tuples are replaced and never changed, so a hook may take itself or another away.
     """
 
-    __slots__ = ("hooks", "memory", "shim")
+    __slots__ = ("hooks", "memory", "msrs", "shim")
 
-    def __init__(self, memory: GuestMemory, shim: SyscallShim | None = None) -> None:
+    def __init__(self, memory: GuestMemory, *, shim: SyscallShim | None = None, msrs: MsrPolicy | None = None) -> None:
         self.memory = memory
         self.shim = shim
+        self.msrs = msrs
         self.hooks: dict[int, tuple[Callable[[Vcpu], bool], ...]] = {}
 
 
@@ -60,7 +65,7 @@ def handle_exit(reason: int, vcpu: Vcpu, context: ExitContext) -> Outcome | None
         _wrmsr(vcpu, context)
         return None
     if reason == KVM_EXIT_X86_RDMSR:
-        vcpu.exit.msr.fault()
+        _rdmsr(vcpu, context)
         return None
     if reason == KVM_EXIT_HLT:
         # Only without an interrupt controller in KVM does this leave the guest: nothing can wake it.
@@ -99,8 +104,17 @@ def _wrmsr(vcpu: Vcpu, context: ExitContext) -> None:
     msr = vcpu.exit.msr
     if context.shim is not None and msr.index == MSR_LSTAR:
         context.shim.on_wrmsr(vcpu, msr.value)
+    elif context.msrs is not None:
+        context.msrs.write(msr)
     else:
         msr.fault()
+
+
+def _rdmsr(vcpu: Vcpu, context: ExitContext) -> None:
+    if context.msrs is not None:
+        context.msrs.read(vcpu.exit.msr)
+    else:
+        vcpu.exit.msr.fault()
 
 
 def _crash(message: str, vcpu: Vcpu, context: ExitContext) -> Outcome:

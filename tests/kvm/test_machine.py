@@ -317,3 +317,16 @@ def test_a_paused_machine_can_be_stopped_and_timed_out(guest):
     machine.pause()
     machine.resume()
     assert machine.state == STOPPED
+
+
+RDMSR = "mov ecx, 0x12345678\nmov eax, 77\nrdmsr\nout 0xf4, al\nhlt"
+
+
+def test_an_unknown_msr_reads_as_zero_where_that_is_asked_for(guest):
+    machine = guest(RDMSR, "flat64", debug_exit=0xF4, msrs="zero")
+    assert run(machine).status == 1
+    assert machine.vcpus[0].context.msrs.reads == {0x12345678: 1}
+
+
+def test_an_unknown_msr_faults_otherwise(guest):
+    assert run(guest("lidt [empty]\n" + RDMSR + "\nempty: dw 0\ndq 0", "flat64", debug_exit=0xF4)).reason == CRASH

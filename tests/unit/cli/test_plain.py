@@ -24,6 +24,7 @@ DEFAULTS = {
     "memory": "256M",
     "cpus": 1,
     "cpu": "host",
+    "msrs": "fault",
     "protocol": "auto",
     "console": "serial",
     "debug_exit": None,
@@ -50,14 +51,16 @@ def test_no_words_give_the_defaults() -> None:
 
 
 def test_every_option_is_read() -> None:
-    words = "vmlinux -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --protocol flat64 --console none --debug-exit 0xf4 --timeout 1.5"
-    assert plain.read(boot, [*words.split(), "--report", "r", "--name", "n", "-v"]) == {
+    words = "vmlinux -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64 --console none"
+    more = "--debug-exit 0xf4 --timeout 1.5"
+    assert plain.read(boot, [*words.split(), *more.split(), "--report", "r", "--name", "n", "-v"]) == {
         "kernel": "vmlinux",
         "initrd": "rd",
         "append": "quiet",
         "memory": "512M",
         "cpus": 2,
         "cpu": "host,-avx",
+        "msrs": "zero",
         "protocol": "flat64",
         "console": "none",
         "debug_exit": "0xf4",
