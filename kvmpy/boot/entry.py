@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 LONG = "long"
 PROTECTED = "protected"
 REAL = "real"
+# As the processor comes out of its reset, at the end of the firmware.
+RESET = "reset"
 
 
 class Entry:
     """The first CPU's registers, before its first instruction.
 
-    `mode` is LONG, PROTECTED or REAL.  `registers` holds the general registers that are not 0, by name.  `cr3` is
-    0 where paging is off.  `gdt_base` and `gdt_limit` describe the table that holds BOOT_CS and BOOT_DS; both are
-    0 in real mode.  `description` says in a few words what was loaded and how; `notes` are lines worth telling
+    `mode` is LONG, PROTECTED, REAL or RESET.  `registers` holds the general registers that are not 0, by name.
+    `cr3` is 0 where paging is off.  `gdt_base` and `gdt_limit` describe the table that holds BOOT_CS and BOOT_DS; both
+    are 0 in real mode.  `description` says in a few words what was loaded and how; `notes` are lines worth telling
     the user.  `bare` says that the guest expects a processor, memory and a console, and no interrupt controllers.
     """
 
@@ -56,6 +58,8 @@ class Entry:
 
     def apply(self, vcpu: Vcpu) -> None:
         """Puts a vCPU that was never run into this state."""
+        if self.mode == RESET:
+            return  # That is how KVM makes it.
         sregs = vcpu.sregs()
         rip = self.rip
         if self.mode == REAL:

@@ -39,6 +39,9 @@ def boot(
         str | None,
         typer.Argument(metavar="KERNEL", help="A bzImage or ELF vmlinux; without it, one that kvmpy or the host has."),
     ] = None,
+    firmware: Annotated[
+        str | None, typer.Option("--firmware", metavar="FILE", help="Start in this firmware, such as SeaBIOS or qboot.")
+    ] = None,
     initrd: Annotated[
         str | None, typer.Option("-i", "--initrd", metavar="FILE", help="The initial RAM disk: a cpio archive.")
     ] = None,
@@ -89,9 +92,11 @@ def boot(
 
     Standard output gets what the guest writes and nothing else, so it can go down a pipe.
     """
-    kernel, initrd = images.choose(kernel, initrd)
+    if firmware is None or kernel is not None:
+        kernel, initrd = images.choose(kernel, initrd)
     config = MachineConfig(
         kernel,
+        firmware=firmware,
         initrd=initrd,
         append=append,
         memory=parse_size(memory, path="memory"),

@@ -86,7 +86,9 @@ def _if_open(fd: int) -> int | None:
 
 def _say_machine(machine: Machine) -> None:
     config, profile = machine.config, machine.profile
-    parts = [f"kernel {config.kernel!r}: {machine.entry.description}"]
+    parts = [machine.entry.description]
+    if config.kernel is not None:
+        parts.insert(0, f"kernel {config.kernel!r}")
     if config.initrd is not None:
         parts.append(f"initrd {config.initrd!r}")
     parts.append(f"{config.memory >> 20} MiB")

@@ -27,6 +27,8 @@ MAX_PORT = 0xFFFF
 
 # A kernel with all its debugging information is about 1 GiB.
 MAX_KERNEL_SIZE = 2 * GIB
+# What lies between the interrupt controllers and 4 GiB.
+MAX_FIRMWARE_SIZE = 16 * MIB
 MAX_NAME_LENGTH = 64
 # A command line is bounded by the kernel's own limit, which its loader knows; this one bounds what we look at.
 MAX_APPEND_LENGTH = 64 << 10
@@ -37,26 +39,29 @@ MAX_TIMEOUT = 1e9
 class MachineConfig:
     """One machine, as asked for.
 
-    `kernel` and `initrd` are paths, or the bytes themselves; `append` is added to the kernel's command line;
-    `memory` is in bytes; `console` is one of `CONSOLES`; `debug_exit` is the I/O port of an isa-debug-exit device or
-    None; `timeout` is in seconds or None; `report` is the path that a JSON report is written to, or None; `name` is
-    the machine's own, or None; `protocol` says how the kernel file is loaded, as `kvmpy.boot.recognise` knows and
-    checks it; `cpu` is the processor, or None for the host's; `msrs`, one of `MSR_POLICIES`, says what an access to an
-    MSR that KVM does not know gives the guest: a fault, or 0.
+    `kernel`, `initrd` and `firmware` are paths, or the bytes themselves; a machine without firmware enters its kernel
+    at once, one with it starts there and may have no kernel; an `initrd` may also be a list of multiboot modules;
+    `append` is added to the kernel's command line; `memory` is in bytes; `console` is one of `CONSOLES`;
+    `debug_exit` is the I/O port of an isa-debug-exit device or None; `timeout` is in seconds or None; `report` is the
+    path that a JSON report is written to, or None; `name` is the machine's own, or None; `protocol` says how the
+    kernel file is loaded, as `kvmpy.boot.recognise` knows and checks it; `cpu` is the processor, or None for the
+    host's; `msrs`, one of `MSR_POLICIES`, says what an access to an MSR that KVM does not know gives the guest: a
+    fault, or 0.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
     """
 
     __slots__ = (
-        "append", "console", "cpu", "debug_exit", "initrd", "kernel", "memory", "msrs", "name", "protocol", "report",
-        "timeout", "vcpus", "verbose",
+        "append", "console", "cpu", "debug_exit", "firmware", "initrd", "kernel", "memory", "msrs", "name", "protocol",
+        "report", "timeout", "vcpus", "verbose",
     )  # fmt: skip
 
     def __init__(
         self,
-        kernel: str | bytes,
+        kernel: str | bytes | None = None,
         *,
+        firmware: str | bytes | None = None,
         initrd: str | bytes | None = None,
         append: str = "",
         memory: int = 256 * MIB,
@@ -72,8 +77,11 @@ class MachineConfig:
         msrs: str = "fault",
     ) -> None:
         self.memory = _check_memory(memory)
-        self.kernel = _check_file("kernel", kernel, MAX_KERNEL_SIZE)
-        self.initrd = None if initrd is None else _check_file("initrd", initrd, memory)
+        if kernel is None and firmware is None:
+            raise ConfigError("kernel", "there is nothing to run; name a kernel or a firmware")
+        self.kernel = None if kernel is None else _check_file("kernel", kernel, MAX_KERNEL_SIZE)
+        self.firmware = None if firmware is None else _check_file("firmware", firmware, MAX_FIRMWARE_SIZE)
+        self.initrd = None if initrd is None else _check_initrd(initrd, memory)
         self.append = _check_append(append)
         self.vcpus = _check_range("vcpus", vcpus, 1, MAX_VCPUS)
         if console not in CONSOLES:
@@ -144,6 +152,12 @@ def _check_file(path: str, name: str | bytes, limit: int) -> str | bytes:
         what = f"the machine's memory, {format_size(limit)}" if path == "initrd" else format_size(limit)
         raise ConfigError(path, f"{_short(name)} has {status.st_size} bytes, more than {what}")
     return name
+
+
+def _check_initrd(name: str | bytes, memory: int) -> str | bytes:
+    if isinstance(name, str) and ("," in name or " " in name) and not os.path.exists(name):
+        return name  # A list of modules, whose loader looks at each.
+    return _check_file("initrd", name, memory)
 
 
 def _check_output(path: str, name: str) -> str:

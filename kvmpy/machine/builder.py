@@ -53,7 +53,7 @@ def build(
     """
     machine = Machine(config, timeline or Timeline())
     try:
-        kernel = recognise(config.kernel, config.protocol)
+        kernel = None if config.kernel is None else recognise(config.kernel, config.protocol)
         with System() as system:
             _add_memory(machine, system)
             _add_platform(machine, kernel)
@@ -77,9 +77,9 @@ def _add_memory(machine: Machine, system: System) -> None:
     vm.set_tss_address(TSS)
 
 
-def _add_platform(machine: Machine, kernel: Kernel) -> None:
+def _add_platform(machine: Machine, kernel: Kernel | None) -> None:
     config = machine.config
-    if not kernel.is_flat:
+    if kernel is None or not kernel.is_flat:
         # A flat guest wants a processor, memory and a console, and starts the sooner for it.
         from kvmpy.machine.pc import Pc
 
@@ -88,16 +88,31 @@ def _add_platform(machine: Machine, kernel: Kernel) -> None:
         machine.pio.add(config.debug_exit, 4, DebugExit(partial(_debug_exit, machine)), "debug-exit")
 
 
-def _load(machine: Machine, system: System, kernel: Kernel) -> None:
-    config = machine.config
-    command = config.append
-    if not kernel.is_flat:
+def _load(machine: Machine, system: System, kernel: Kernel | None) -> None:
+    config, pc = machine.config, machine.pc
+    machine.command_line = config.append
+    if pc is not None:
         machine.profile = profile(system)
-        if kernel.is_linux:
-            command = command_line(machine.profile, config.append)
-    machine.command_line = command
-    rsdp = machine.pc.rsdp if machine.pc is not None else 0
-    machine.entry = load(machine.memory, kernel, initrd=config.initrd, cmdline=command, vcpus=config.vcpus, rsdp=rsdp)
+        if kernel is not None and kernel.is_linux:
+            machine.command_line = command_line(machine.profile, config.append)
+    if pc is not None and config.firmware is not None:
+        from kvmpy.machine.firmware import add_firmware
+
+        machine.entry = add_firmware(machine, pc, machine.command_line, COM1)
+    elif kernel is not None:
+        rsdp = 0
+        if pc is not None:
+            from kvmpy.x86.acpi.write import write_acpi
+
+            rsdp = write_acpi(machine.memory, pc.platform)
+        machine.entry = load(
+            machine.memory,
+            kernel,
+            initrd=config.initrd,
+            cmdline=machine.command_line,
+            vcpus=config.vcpus,
+            rsdp=rsdp,
+        )
     machine.timeline.mark("loaded")
 
 
@@ -162,7 +177,7 @@ def _add_vcpus(machine: Machine, system: System) -> None:
     machine.cpu = cpu = CpuSetup(config.cpu, system, config.vcpus)
     for vcpu_id in range(config.vcpus):
         vcpu = machine.stack.enter_context(vm.create_vcpu(vcpu_id))
-        cpu.apply(vcpu, vcpu_id)
+        cpu.apply(vcpu, vcpu_id, boot_msrs=config.firmware is None)
         if vcpu_id == 0:
             machine.entry.apply(vcpu)
         machine.vcpus.append(VcpuThread(vcpu, machine.pio, machine.mmio, context, machine.end, machine.fail))

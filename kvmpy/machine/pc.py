@@ -19,7 +19,6 @@ from kvmpy.machine.outcome import RESET, SHUTDOWN, Outcome
 from kvmpy.x86.acpi import hardware
 from kvmpy.x86.acpi.gsi import GsiAllocator
 from kvmpy.x86.acpi.platform import AcpiPlatform, PciRoot
-from kvmpy.x86.acpi.write import write_acpi
 from kvmpy.x86.layout import ECAM, ECAM_SIZE, PCI_MEMORY32, PCI_MEMORY32_SIZE
 
 TYPE_CHECKING = False
@@ -30,13 +29,13 @@ KEYBOARD_IRQ = 1
 
 
 class Pc:
-    """The chips of `machine`, which has memory and a VM without vCPUs, and its ACPI tables in guest memory.
+    """The chips of `machine`, which has memory and a VM without vCPUs.
 
-    `rsdp` is the address of ACPI's root pointer; `gsis` hands out the interrupts that are left; the others are the
-    chips that others than the guest have to do with.
+    `platform` is what ACPI's tables are to tell of them; `gsis` hands out the interrupts that are left; the others are
+    the chips that others than the guest have to do with.
     """
 
-    __slots__ = ("events", "generation", "gsis", "pci", "power", "rsdp")
+    __slots__ = ("events", "generation", "gsis", "pci", "platform", "power")
 
     def __init__(self, machine: Machine) -> None:
         vm, pio, stack = machine.vm, machine.pio, machine.stack
@@ -64,19 +63,21 @@ class Pc:
         self.events = GenericEventDevice(stack.enter_context(EdgeLine(vm, ged)))
         pio.add(hardware.GED_BASE, hardware.GED_PORTS, self.events, "acpi-ged")
         pio.add(hardware.PVPANIC_BASE, hardware.PVPANIC_PORTS, PvPanic(machine.panicked), "pvpanic")
-        self.generation = VmGenerationId(machine.memory, hardware.VM_GENERATION_ID, self.events.generation_changed)
-
         self.pci = PciBus()
         self.pci.add(0, host_bridge())
         pio.add(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, ConfigPorts(self.pci, reset), "pci-config")
         machine.mmio.add(ECAM, ECAM_SIZE, Ecam(self.pci), "pci-ecam")
 
-        platform = AcpiPlatform(
+        # Firmware has its own use for the memory below 1 MiB.
+        place = None if machine.config.firmware is not None else hardware.VM_GENERATION_ID
+        self.generation = None
+        if place is not None:
+            self.generation = VmGenerationId(machine.memory, place, self.events.generation_changed)
+        self.platform = AcpiPlatform(
             range(machine.config.vcpus),
             pm_timer=True,
             pci=PciRoot(memory32=(PCI_MEMORY32, PCI_MEMORY32_SIZE), ecam=ECAM, buses=1),
             ged=ged,
-            vm_generation_id=hardware.VM_GENERATION_ID,
+            vm_generation_id=place,
             pvpanic=hardware.PVPANIC_BASE,
         )
-        self.rsdp = write_acpi(machine.memory, platform)

@@ -19,6 +19,7 @@ VERBS = {"boot": "kvmpy.cli.boot:boot", "doctor": "kvmpy.cli.doctor:doctor"}
 
 DEFAULTS = {
     "kernel": None,
+    "firmware": None,
     "initrd": None,
     "append": "",
     "memory": "256M",
@@ -51,10 +52,11 @@ def test_no_words_give_the_defaults() -> None:
 
 
 def test_every_option_is_read() -> None:
-    words = "vmlinux -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64 --console none"
+    words = "vmlinux --firmware f -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64 --console none"
     more = "--debug-exit 0xf4 --timeout 1.5"
     assert plain.read(boot, [*words.split(), *more.split(), "--report", "r", "--name", "n", "-v"]) == {
         "kernel": "vmlinux",
+        "firmware": "f",
         "initrd": "rd",
         "append": "quiet",
         "memory": "512M",
