@@ -57,6 +57,7 @@ class Machine:
         self.profile: HostProfile | None = None
         self.command_line = ""
         self.pc: Pc | None = None
+        self.firmware_log: bytearray | None = None
         self.clock = time
         self.monotonic = monotonic
         self.stack = ExitStack()
