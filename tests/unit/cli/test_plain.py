@@ -52,8 +52,8 @@ def test_no_words_give_the_defaults() -> None:
 
 
 def test_every_option_is_read() -> None:
-    words = "vmlinux --firmware f -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64 --console none"
-    more = "--debug-exit 0xf4 --timeout 1.5"
+    words = "vmlinux --firmware f -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64"
+    more = "--console none --debug-exit 0xf4 --timeout 1.5"
     assert plain.read(boot, [*words.split(), *more.split(), "--report", "r", "--name", "n", "-v"]) == {
         "kernel": "vmlinux",
         "firmware": "f",
