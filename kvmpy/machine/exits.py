@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 from kvmpy.errors import KvmError
 from kvmpy.kvm.exits import (
     EXIT_NAMES,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 MSR_LSTAR = 0xC0000082
 
+_HOOKS_LOCK = Lock()
+
 
 class ExitContext:
     """What the handling of an exit may need besides the vCPU.
@@ -38,7 +42,7 @@ class ExitContext:
     None where KVM does that.
 
     `hooks` are asked first: by reason, functions that get the vCPU in its thread and say whether they dealt with the
-    exit.  The tuples are replaced and never changed, so a hook may take itself or another away.
+    exit.  The tuples are replaced and never changed, so a hook may take itself or another away, in any thread.
     """
 
     __slots__ = ("hooks", "memory", "msrs", "shim")
@@ -48,6 +52,16 @@ class ExitContext:
         self.shim = shim
         self.msrs = msrs
         self.hooks: dict[int, tuple[Callable[[Vcpu], bool], ...]] = {}
+
+    def add_hook(self, reason: int, hook: Callable[[Vcpu], bool]) -> None:
+        """Has `hook` asked at exits for `reason`, before those that are there."""
+        with _HOOKS_LOCK:
+            self.hooks[reason] = (hook, *self.hooks.get(reason, ()))
+
+    def remove_hook(self, reason: int, hook: Callable[[Vcpu], bool]) -> None:
+        """Asks `hook` no longer; one that is not there is fine."""
+        with _HOOKS_LOCK:
+            self.hooks[reason] = tuple(other for other in self.hooks.get(reason, ()) if other != hook)
 
 
 def handle_exit(reason: int, vcpu: Vcpu, context: ExitContext) -> Outcome | None:

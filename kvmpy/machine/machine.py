@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from functools import partial
 from time import monotonic, time
 
 from kvmpy.backends.tap import Tap
@@ -19,6 +20,7 @@ from kvmpy.machine.reactor import Reactor
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
     from kvmpy.boot.entry import Entry
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from kvmpy.machine.pc import Pc
     from kvmpy.machine.profile import HostProfile
     from kvmpy.machine.script.debugger import Debugger
+    from kvmpy.machine.script.hooks import Function, Hooks
     from kvmpy.machine.timeline import Timeline
     from kvmpy.machine.vcpu_thread import VcpuThread
     from kvmpy.memory import GuestMemory
@@ -77,6 +80,7 @@ class Machine:
         self.cpu: CpuSetup
         self.on_end: list[Callable[[Outcome], object]] = []
         """Called with the outcome when the machine has come to its end, in whichever thread brought it there."""
+        self._hooks: Hooks | None = None
         self._ended = threading.Event()
         self._lock = threading.Lock()
 
@@ -184,6 +188,53 @@ class Machine:
         for listener in tuple(self.on_end):
             listener(outcome)
 
+    # --- scripts: kvmpy.machine.script, loaded when it is used
+
+    @property
+    def hooks(self) -> Hooks:
+        """What stands behind the `on_` methods."""
+        with self._lock:
+            if self._hooks is None:
+                from kvmpy.machine.script.hooks import Hooks
+
+                self._hooks = Hooks(self)
+            return self._hooks
+
+    def on_pio(self, where: int | range, function: Function | None = None) -> Any:
+        """Calls `function` with an `Access` for each port access in `where`, before the device that is there.
+
+        A read is answered with what it returns, a write may be changed or swallowed; see `Access`.  As with all `on_`
+        methods the result is a `Hook` with `remove()`; without a function it is a decorator that makes one.
+        """
+        return _hooked(self.hooks.on_pio, where, function)
+
+    def on_mmio(self, where: int | range, function: Function | None = None) -> Any:
+        """As `on_pio`, for guest-physical addresses that are no RAM."""
+        return _hooked(self.hooks.on_mmio, where, function)
+
+    def on_msr(self, index: int, function: Function | None = None) -> Any:
+        """Calls `function` with an `Access` at each `rdmsr` and `wrmsr` of MSR `index`; KVM can filter 15 of them."""
+        return _hooked(self.hooks.on_msr, index, function)
+
+    def on_doorbell(self, port: int, function: Function | None = None) -> Any:
+        """Calls `function` with a `Call` at each `out` to `port`: paravirtual calls of one's own.
+
+        The guest puts the call's number into RAX and up to five arguments into RDI, RSI, RCX, R8 and R9 (in 32-bit
+        code EAX, EDI, ESI, ECX), writes to the port, in any width, and finds what `function` returned in RAX.
+        """
+        return _hooked(self.hooks.on_doorbell, port, function)
+
+    def on_hypercall(self, number: int, function: Function | None = None) -> Any:
+        """Calls `function` with a `Call` at each hypercall `number`; `ConfigError` for those that KVM keeps."""
+        return _hooked(self.hooks.on_hypercall, number, function)
+
+    def on_exit(self, reason: int | str, function: Function | None = None) -> Any:
+        """Calls `function` with an `ExitEvent` at each exit for `reason`, `KVM_EXIT_*` or its name as in "hlt".
+
+        When it returns True it has dealt with the exit, and the guest goes on; else it is dealt with as ever.
+        """
+        return _hooked(self.hooks.on_exit, reason, function)
+
     def debugger(self) -> Debugger:
         """Stops the machine, started or not, and gives it into a debugger's hands until that is closed."""
         from kvmpy.machine.script.debugger import Debugger
@@ -225,3 +276,7 @@ class Machine:
         """Stops the machine and gives back all that it held.  Twice is fine."""
         self.stop()
         self.stack.close()
+
+
+def _hooked(add: Callable[[Any, Function], Any], where: object, function: Function | None) -> Any:
+    return partial(add, where) if function is None else add(where, function)

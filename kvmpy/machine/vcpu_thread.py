@@ -263,6 +263,23 @@ class VcpuThread:
         self._interrupted = True
         self.vcpu.kick()
 
+    def post(self, function: Callable[[Vcpu], object]) -> None:
+        """As `call`, without waiting: for this thread itself, whose vCPU is in the midst of an exit until it returns.
+
+        What `function` raises ends the machine.
+        """
+
+        def guarded(vcpu: Vcpu) -> None:
+            try:
+                function(vcpu)
+            except Exception as error:
+                self._on_error(error)
+
+        with self._control:
+            self._calls.append(_Call(guarded))
+            self._control.notify_all()
+        self.vcpu.kick()
+
     def _main(self) -> None:
         vcpu = self.vcpu
         try:
@@ -354,8 +371,9 @@ class VcpuThread:
         found = (answer, offset, self.vcpu.memory[start : start + size])
         if len(self._answers) < COUNTED_ADDRESSES:
             self._answers[key] = found
-            if self._pio.find(port) is not mapping:
-                self._answers.pop(key, None)  # Another thread took the device away in between.
+            now = self._pio.find(port)
+            if now is not mapping or (now is not None and answer not in (now.read, now.write)):
+                self._answers.pop(key, None)  # Another thread took the device away in between, or hooked it.
         return found
 
     def _access_port(self) -> None:

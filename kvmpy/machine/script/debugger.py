@@ -121,7 +121,10 @@ class Debugger:
         self._step_flags = _STEP | KVM_GUESTDBG_BLOCKIRQ
         self._closed = False
         self._context = machine.vcpus[0].context
-        if KVM_EXIT_DEBUG in self._context.hooks:
+        if any(
+            isinstance(getattr(hook, "__self__", None), Debugger)
+            for hook in self._context.hooks.get(KVM_EXIT_DEBUG, ())
+        ):
             raise StateError("this machine has a debugger already")
         with System() as system:
             emulated = profile(system).kind == EMULATED_RING0
@@ -133,7 +136,7 @@ class Debugger:
         self._registers = [Registers(thread.call) for thread in machine.vcpus]
         self._hooks = {KVM_EXIT_DEBUG: self._on_debug, KVM_EXIT_INTERNAL_ERROR: self._on_internal_error}
         for reason, hook in self._hooks.items():
-            self._context.hooks[reason] = (hook, *self._context.hooks.get(reason, ()))
+            self._context.add_hook(reason, hook)
         machine.on_end.append(self._on_end)
         if machine.outcome is not None:
             self._on_end(machine.outcome)
@@ -158,10 +161,7 @@ class Debugger:
             self.pause()
         self.breakpoints.clear()
         for reason, hook in self._hooks.items():
-            others = tuple(other for other in self._context.hooks.get(reason, ()) if other != hook)
-            self._context.hooks[reason] = others
-            if not others:
-                del self._context.hooks[reason]
+            self._context.remove_hook(reason, hook)
         machine.on_end.remove(self._on_end)
         if machine.state == STOPPED:
             return
