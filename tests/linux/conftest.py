@@ -15,18 +15,28 @@ BOOT = (sys.executable, "-m", "kvmpy", "boot")
 LONG_ENOUGH = 240  # Seconds in which a guest boots even where ring 0 is emulated and others use the machine.
 
 
+def built(flavour):
+    """The folder of a built kernel, with its vmlinux and bzImage."""
+    folder = os.path.join(kernels_folder(), flavour)
+    if not os.path.exists(os.path.join(folder, "vmlinux")):
+        pytest.fail(f"there is no {flavour} kernel; scripts/build-guest-kernel {flavour} builds it")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def kernel_folder():
-    """The folder of the base kernel, with its vmlinux and bzImage."""
-    folder = os.path.join(kernels_folder(), "base")
-    if not os.path.exists(os.path.join(folder, "vmlinux")):
-        pytest.fail("there is no base kernel; scripts/build-guest-kernel base builds it")
-    return folder
+    return built("base")
 
 
 @pytest.fixture(scope="session")
 def kernel(kernel_folder):
     return os.path.join(kernel_folder, "vmlinux")
+
+
+@pytest.fixture(scope="session")
+def full_kernel():
+    """The kernel with SMP, ACPI and PCI."""
+    return os.path.join(built("full"), "vmlinux")
 
 
 @pytest.fixture

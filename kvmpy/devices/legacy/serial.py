@@ -2,6 +2,10 @@
 
 The line behind it is infinitely fast: what the guest sends is gone at once, so the transmitter is always empty,
 and what waits in the receive FIFO below the trigger level counts as timed out at once.
+
+In one thing this port is kinder than the data sheet: switching the FIFO on or off keeps what was received, where the
+chip forgets it.  Linux lets received data interrupt it just before it switches the FIFO on, and a byte that came in
+between would be lost to every guest that starts with input waiting.
 """
 
 from __future__ import annotations
@@ -225,9 +229,10 @@ class Serial(RegisterFile):
         # The other bits are taken only together with the enable bit; the clearing ones do not stay.
         if not value & FCR_ENABLE_FIFO:
             value = 0
-        if (value ^ self._fcr) & FCR_ENABLE_FIFO or value & FCR_CLEAR_RCVR:
+        if value & FCR_CLEAR_RCVR:
             self._fifo.clear()
             self._breaks = 0
+        if (value ^ self._fcr) & FCR_ENABLE_FIFO or value & FCR_CLEAR_RCVR:
             self._polls = 0
             self._offer_room()
         self._fcr = value & (FCR_ENABLE_FIFO | FCR_DMA_SELECT | FCR_TRIGGER_MASK)
