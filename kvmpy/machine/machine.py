@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kvmpy.machine.profile import HostProfile
     from kvmpy.machine.script.debugger import Debugger
     from kvmpy.machine.script.hooks import Function, Hooks
+    from kvmpy.machine.script.trace import Record, Trace
     from kvmpy.machine.timeline import Timeline
     from kvmpy.machine.vcpu_thread import VcpuThread
     from kvmpy.memory import GuestMemory
@@ -234,6 +235,12 @@ class Machine:
         When it returns True it has dealt with the exit, and the guest goes on; else it is dealt with as ever.
         """
         return _hooked(self.hooks.on_exit, reason, function)
+
+    def trace(self, where: range, function: Callable[[Record], object] | None = None, *, mmio: bool = False) -> Trace:
+        """Tells of each access to the ports, or addresses, in `where`: calls `function`, or is iterated; see `Trace`."""
+        from kvmpy.machine.script.trace import Trace
+
+        return Trace(self, where, function, mmio=mmio)
 
     def debugger(self) -> Debugger:
         """Stops the machine, started or not, and gives it into a debugger's hands until that is closed."""

@@ -216,7 +216,14 @@ class Debugger:
             stop.address = self.pc(stop.vcpu)
         elif stop.breakpoint is not None:
             stop.breakpoint.hits += 1
-        self.last = stop
+        with self._changed:
+            late = self._next
+            if late is not None and late.reason != END:
+                # It came while this stop was on its way: a breakpoint is come upon again, and a pause is there.
+                self._next = None
+                if late.breakpoint is not None:
+                    self._unreported.add(late.vcpu)
+            self.last = stop
         return stop
 
     def run(self, timeout: float | None = None) -> Stop | None:
@@ -234,11 +241,12 @@ class Debugger:
 
     def interrupt(self) -> None:
         """Ends the `wait` or `step` of another thread with a stop for PAUSE."""
-        if self.last is None:
-            self._report(Stop(PAUSE))
-        else:
-            for thread in self.machine.vcpus:
-                thread.interrupt()
+        with self._changed:
+            if self.last is None:
+                self._report(Stop(PAUSE))
+                return
+        for thread in self.machine.vcpus:
+            thread.interrupt()
 
     def step(self, vcpu: int = 0, count: int = 1) -> Stop:
         """Runs `count` instructions of one vCPU, while the others stand still; a breakpoint on the way ends it.

@@ -29,10 +29,12 @@ def script_traceback(error: BaseException) -> str:
     return "".join([*heading, *lines, *traceback.format_exception_only(error)]).rstrip()
 
 
-def failure(what: str, error: BaseException, vcpu: Vcpu, memory: GuestMemory) -> Outcome:
-    """The machine's end by a hook that raised `error` while `vcpu` waited for it."""
-    message = f"a script's hook failed, {what}: {_sentence(error)}"
-    return Outcome(HOST_ERROR, message, details=f"{script_traceback(error)}\n{describe_crash(vcpu, memory)}")
+def failure(what: str, error: BaseException, vcpu: Vcpu | None = None, memory: GuestMemory | None = None) -> Outcome:
+    """The machine's end by a hook, `what`, that raised `error`; with the state of the `vcpu` that waited for it."""
+    details = script_traceback(error)
+    if vcpu is not None and memory is not None:
+        details = f"{details}\n{describe_crash(vcpu, memory)}"
+    return Outcome(HOST_ERROR, f"a script's hook failed, {what}: {_sentence(error)}", details=details)
 
 
 def _sentence(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from kvmpy.errors import ConfigError
 from kvmpy.kvm.capabilities import KVM_CAP_EXIT_HYPERCALL
 from kvmpy.kvm.exits import EXIT_NAMES, KVM_EXIT_HYPERCALL, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO
 from kvmpy.machine.script.bus_hooks import BusHooks
+from kvmpy.machine.script.coalesced import CoalescedRing
 from kvmpy.machine.script.events import DOORBELL_ARGUMENTS, Access, Call, Event, ExitEvent
 from kvmpy.machine.script.failure import failure
 from kvmpy.machine.script.msr_hooks import MsrHooks
@@ -67,9 +68,10 @@ class Hooks:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._lock = threading.RLock()
-        self._pio = BusHooks(machine, machine.pio, self.call)
-        self._mmio = BusHooks(machine, machine.mmio, self.call)
+        self.lock = threading.RLock()
+        self.pio = BusHooks(machine, machine.pio, self.call)
+        self.mmio = BusHooks(machine, machine.mmio, self.call)
+        self.ring = CoalescedRing(machine)
         self._msrs = MsrHooks(machine, self.call)
 
     def call(self, thread: VcpuThread, hook: Hook, event: Event) -> Any:
@@ -87,37 +89,42 @@ class Hooks:
 
     def _hook(self, what: str, function: Function, owner: BusHooks | MsrHooks) -> Hook:
         def remove(hook: Hook) -> None:
-            with self._lock:
+            with self.lock:
                 owner.remove(hook)
 
         return Hook(what, function, remove)
 
+    def check_range(self, name: str, where: range, *, mmio: bool) -> None:
+        """A `ConfigError` for addresses that KVM never leaves to us."""
+        bare = self._machine.entry.bare
+        if mmio:
+            regions = (range(region.start, region.end) for region in self._machine.memory.regions)
+            _refuse(name, where, regions, "it is RAM, which the guest reads and writes without an exit")
+            _refuse(name, where, () if bare else KVM_ADDRESSES, "KVM answers it itself, for the APICs")
+        else:
+            reason = "KVM answers it itself, for the interrupt controllers and the timer"
+            _refuse(name, where, () if bare else KVM_PORTS, reason)
+
     def on_pio(self, where: int | range, function: Function) -> Hook:
         """Ports."""
-        ports = _run("on_pio", where)
-        if not self._machine.entry.bare:
-            _refuse("on_pio", ports, KVM_PORTS, "KVM answers it itself, for the interrupt controllers and the timer")
-        hook = self._hook(_title("on_pio", ports), function, self._pio)
-        with self._lock:
-            self._pio.add(ports, hook)
-        return hook
+        return self._on_bus("on_pio", self.pio, where, function)
 
     def on_mmio(self, where: int | range, function: Function) -> Hook:
         """Guest-physical addresses."""
-        addresses = _run("on_mmio", where)
-        regions = (range(region.start, region.end) for region in self._machine.memory.regions)
-        _refuse("on_mmio", addresses, regions, "it is RAM, which the guest reads and writes without an exit")
-        if not self._machine.entry.bare:
-            _refuse("on_mmio", addresses, KVM_ADDRESSES, "KVM answers it itself, for the APICs")
-        hook = self._hook(_title("on_mmio", addresses), function, self._mmio)
-        with self._lock:
-            self._mmio.add(addresses, hook)
+        return self._on_bus("on_mmio", self.mmio, where, function)
+
+    def _on_bus(self, name: str, bus: BusHooks, where: int | range, function: Function) -> Hook:
+        addresses = _run(name, where)
+        self.check_range(name, addresses, mmio=bus is self.mmio)
+        hook = self._hook(_title(name, addresses), function, bus)
+        with self.lock:
+            bus.add(addresses, hook)
         return hook
 
     def on_msr(self, index: int, function: Function) -> Hook:
         """An MSR."""
         hook = self._hook(f"on_msr({index:#x})", function, self._msrs)
-        with self._lock:
+        with self.lock:
             self._msrs.add(index, hook)
         return hook
 
