@@ -11,6 +11,7 @@ device may set its interrupt line.
 from __future__ import annotations
 
 from bisect import bisect_right
+from threading import Lock
 
 from kvmpy.errors import ConfigError
 
@@ -62,6 +63,7 @@ class Bus:
         # another thread then fills the old one, which nobody reads any more.
         self._found: dict[int, Mapping] = {}
         self._listeners: list[Callable[[], None]] = []
+        self._changing = Lock()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Calls `listener` after each `add` and `remove`: for who keeps what `find` told."""
@@ -72,17 +74,19 @@ class Bus:
         mapping = Mapping(start, start + length, device, name or type(device).__name__)
         if start < 0 or length <= 0 or mapping.end > self.size:
             raise ConfigError(self.name, f"{mapping} is outside of the address space")
-        starts, mappings = self._layout
-        index = bisect_right(starts, start)
-        for other in mappings[max(index - 1, 0) : index + 1]:
-            if other.start < mapping.end and start < other.end:
-                raise ConfigError(self.name, f"{mapping} overlaps {other}")
-        self._replace([*mappings[:index], mapping, *mappings[index:]])
+        with self._changing:
+            starts, mappings = self._layout
+            index = bisect_right(starts, start)
+            for other in mappings[max(index - 1, 0) : index + 1]:
+                if other.start < mapping.end and start < other.end:
+                    raise ConfigError(self.name, f"{mapping} overlaps {other}")
+            self._replace([*mappings[:index], mapping, *mappings[index:]])
         return mapping
 
     def remove(self, mapping: Mapping) -> None:
         """Takes `mapping` off the bus; its addresses are unclaimed again."""
-        self._replace([other for other in self._layout[1] if other is not mapping])
+        with self._changing:
+            self._replace([other for other in self._layout[1] if other is not mapping])
 
     def _replace(self, mappings: list[Mapping]) -> None:
         self._layout = ([mapping.start for mapping in mappings], mappings)

@@ -73,6 +73,10 @@ def _add_memory(machine: Machine, system: System) -> None:
     # Before the interrupt controllers: a slot that is added after them costs 100 times as much.
     for slot, region in enumerate(memory.regions):
         vm.set_memory_region(slot, region.start, region.buffer)
+    if machine.config.firmware is not None:
+        from kvmpy.machine.firmware import map_firmware
+
+        map_firmware(machine)
     vm.set_identity_map_address(IDENTITY_MAP)
     vm.set_tss_address(TSS)
 
@@ -96,9 +100,9 @@ def _load(machine: Machine, system: System, kernel: Kernel | None) -> None:
         if kernel is not None and kernel.is_linux:
             machine.command_line = command_line(machine.profile, config.append)
     if pc is not None and config.firmware is not None:
-        from kvmpy.machine.firmware import add_firmware
+        from kvmpy.machine.firmware import inform_firmware
 
-        machine.entry = add_firmware(machine, pc, machine.command_line, COM1)
+        machine.entry = inform_firmware(machine, pc, machine.command_line, COM1)
     elif kernel is not None:
         rsdp = 0
         if pc is not None:

@@ -23,16 +23,21 @@ if TYPE_CHECKING:
 _SECTOR = 512
 
 
-def add_firmware(machine: Machine, pc: Pc, command: str, serial_port: int) -> Entry:
-    """Puts the firmware that the machine's configuration names into it, and its kernel where that can find it.
+def map_firmware(machine: Machine) -> None:
+    """Puts the firmware that the machine's configuration names at its place, below 4 GiB and 1 MiB."""
+    config, memory = machine.config, machine.memory
+    assert config.firmware is not None
+    load_firmware(machine.vm, memory, open_image(config.firmware, "firmware"), len(memory.regions))
+
+
+def inform_firmware(machine: Machine, pc: Pc, command: str, serial_port: int) -> Entry:
+    """Adds what the firmware asks for: the machine's parts, ACPI's tables, and the kernel, where there is one.
 
     Firmware that wants a screen and a keyboard gets the serial port at `serial_port` for both.  `command` is the
     kernel's command line.
     """
-    config, memory = machine.config, machine.memory
-    assert config.firmware is not None
-    load_firmware(machine.vm, memory, open_image(config.firmware, "firmware"), len(memory.regions))
-    told = firmware_config(memory, config.vcpus, serial_console=serial_port, files=acpi_files(pc.platform))
+    config = machine.config
+    told = firmware_config(machine.memory, config.vcpus, serial_console=serial_port, files=acpi_files(pc.platform))
     if config.kernel is not None:
         _add_kernel(told, machine, command)
     machine.pio.add(FW_CFG_PORT, FW_CFG_PORTS, told, "fw-cfg")
