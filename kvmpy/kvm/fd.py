@@ -12,7 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
-_NO_SUCH_ATTRIBUTE = (errno.ENXIO, errno.ENOTTY, errno.EINVAL)
+# EPERM: this kind of fd has no attributes at all.
+_NO_SUCH_ATTRIBUTE = (errno.ENXIO, errno.ENOTTY, errno.EINVAL, errno.EPERM)
 
 
 class KvmFd:

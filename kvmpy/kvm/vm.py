@@ -121,7 +121,7 @@ class Vm(VmMemory, VmInterrupts):
         return ioctl_value(self.fd, "KVM_GET_TSC_KHZ")
 
     def set_tsc_khz(self, khz: int) -> None:
-        """Sets what `tsc_khz` reads; needs `KVM_CAP_VM_TSC_CONTROL` (api.rst 4.55)."""
+        """Sets what `tsc_khz` reads; sure to be kept with `KVM_CAP_VM_TSC_CONTROL` (api.rst 4.55)."""
         ioctl_value(self.fd, "KVM_SET_TSC_KHZ", khz)
 
     def set_msr_filter(self, ranges: Sequence[MsrRange]) -> None:

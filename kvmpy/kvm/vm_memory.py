@@ -97,7 +97,8 @@ class VmMemory(KvmFd):
 
     def encrypt_op(self, argument: bytearray) -> None:
         """A command to the memory encryption of SEV or TDX, in their struct; KVM answers in it (api.rst 4.110)."""
-        ioctl(self.fd, "KVM_MEMORY_ENCRYPT_OP", ffi.from_buffer(argument, require_writable=True))
+        with ffi.from_buffer(argument, require_writable=True) as struct:
+            ioctl(self.fd, "KVM_MEMORY_ENCRYPT_OP", struct)
 
     def register_encrypted_region(self, buffer: mmap.mmap | memoryview) -> None:
         """Pins guest RAM that holds encrypted pages (api.rst 4.111)."""
@@ -108,9 +109,9 @@ class VmMemory(KvmFd):
         self._encrypted_region("KVM_MEMORY_ENCRYPT_UNREG_REGION", buffer)
 
     def _encrypted_region(self, call: str, buffer: mmap.mmap | memoryview) -> None:
-        mapping = ffi.from_buffer(buffer)
-        address = int(ffi.cast("uintptr_t", mapping))
-        ioctl(self.fd, call, ffi.new("struct kvm_enc_region *", (address, len(mapping))))
+        with ffi.from_buffer(buffer) as mapping:
+            address = int(ffi.cast("uintptr_t", mapping))
+            ioctl(self.fd, call, ffi.new("struct kvm_enc_region *", (address, len(mapping))))
 
     # --- which pages the guest wrote: a bitmap a slot
 
