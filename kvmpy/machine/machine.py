@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kvmpy.machine.profile import HostProfile
     from kvmpy.machine.script.debugger import Debugger
     from kvmpy.machine.script.hooks import Function, Hooks
+    from kvmpy.machine.script.symbols import Symbols
     from kvmpy.machine.script.trace import Record, Trace
     from kvmpy.machine.timeline import Timeline
     from kvmpy.machine.vcpu_thread import VcpuThread
@@ -242,11 +243,11 @@ class Machine:
 
         return Trace(self, where, function, mmio=mmio)
 
-    def debugger(self) -> Debugger:
+    def debugger(self, symbols: Symbols | None = None) -> Debugger:
         """Stops the machine, started or not, and gives it into a debugger's hands until that is closed."""
         from kvmpy.machine.script.debugger import Debugger
 
-        return Debugger(self)
+        return Debugger(self, symbols)
 
     def cut(self) -> None:
         """Ends the machine as a user who has had enough of it: now, whatever is under way."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kvmpy.kvm import Vcpu
     from kvmpy.machine.machine import Machine
     from kvmpy.machine.outcome import Outcome
+    from kvmpy.machine.script.symbols import Symbols
 
 BREAKPOINT = "breakpoint"
 STEP = "step"
@@ -109,8 +110,9 @@ class Debugger:
     before.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, symbols: Symbols | None = None) -> None:
         self.machine = machine
+        self.symbols = symbols
         self.breakpoints: list[Breakpoint] = []
         self.last: Stop | None = None
         """The stop that the machine stands at; None while it runs."""
@@ -204,7 +206,8 @@ class Debugger:
                 return None
             stop, self._next = self._next, None
         assert stop is not None
-        self.machine.pause()
+        if stop.reason != END:
+            self.machine.pause()
         outcome = self.machine.outcome
         if outcome is not None:  # Perhaps only while its vCPUs were on their way to a stop.
             stop = Stop(END, outcome=outcome)
@@ -311,8 +314,17 @@ class Debugger:
 
     # --- breakpoints
 
-    def break_at(self, address: int, vcpu: int = 0) -> Breakpoint:
-        """Stops whichever vCPU comes to `address`, which `vcpu` maps now; `NotMappedError` where it does not."""
+    def break_at(self, place: int | str, vcpu: int = 0) -> Breakpoint:
+        """Stops whichever vCPU comes to `place`: an address, which `vcpu` maps now, or the name of one of `symbols`.
+
+        `NotMappedError` where it is not mapped, `KeyError` for a name that is not there.
+        """
+        if isinstance(place, str):
+            if self.symbols is None:
+                raise KeyError(f"there is no symbol {place!r}, since the debugger was given none")
+            address = self.symbols.address(place)
+        else:
+            address = place
         physical = self.memory(vcpu).physical(address)
         try:
             self.machine.memory.region_of(physical, 1)

@@ -34,8 +34,9 @@ def failure(what: str, error: BaseException, vcpu: Vcpu | None = None, memory: G
     details = script_traceback(error)
     if vcpu is not None and memory is not None:
         details = f"{details}\n{describe_crash(vcpu, memory)}"
-    return Outcome(HOST_ERROR, f"a script's hook failed, {what}: {_sentence(error)}", details=details)
+    return Outcome(HOST_ERROR, f"a script's hook failed, {what}: {sentence(error)}", details=details)
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
+    """An exception in one line."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 _RFLAGS_VM = 1 << 17
 
-_GENERAL, _SPECIAL, _FPU, _DEBUG = "regs", "sregs", "fpu", "debug_regs"
+_GENERAL, _SPECIAL, _XSAVE, _DEBUG = "regs", "sregs", "xsave", "debug_regs"
+
+# Of the XSAVE area (Intel SDM volume 1, chapter 13), because KVM_GET_FPU and KVM_SET_FPU leave MXCSR out, and what is
+# set by way of them is lost while XSTATE_BV says that a component is not in use.
+_X87_END = 160
+_MXCSR = 24
+_XMM = 160
+_XSTATE_BV = 512
+_X87_BIT, _SSE_BIT = 1, 2
 
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
@@ -49,14 +57,14 @@ def _fields() -> Iterator[tuple[str, tuple[str, tuple[str | int, ...], int, int]
     for name in _CONTROL:
         yield name, (_SPECIAL, (name,), 0, 64)
     for number in range(16):
-        yield f"xmm{number}", (_FPU, ("xmm", number), 0, 128)
+        yield f"xmm{number}", (_XSAVE, (_XMM + 16 * number,), 0, 128)
     for number in range(8):
-        yield f"st{number}", (_FPU, ("fpr", number), 0, 80)
-    for name, member, bits in (
-        ("mxcsr", "mxcsr", 32), ("fcw", "fcw", 16), ("fsw", "fsw", 16), ("ftw", "ftwx", 8), ("fop", "last_opcode", 16),
-        ("fip", "last_ip", 64), ("fdp", "last_dp", 64),
+        yield f"st{number}", (_XSAVE, (32 + 16 * number,), 0, 80)
+    for name, offset, bits in (
+        ("fcw", 0, 16), ("fsw", 2, 16), ("ftw", 4, 8), ("fop", 6, 16), ("fip", 8, 64), ("fdp", 16, 64),
+        ("mxcsr", _MXCSR, 32),
     ):  # fmt: skip
-        yield name, (_FPU, (member,), 0, bits)
+        yield name, (_XSAVE, (offset,), 0, bits)
     for number in range(4):
         yield f"dr{number}", (_DEBUG, ("db", number), 0, 64)
     for name in ("dr6", "dr7"):
@@ -145,7 +153,8 @@ class Registers:
 
     def flush(self) -> None:
         """Writes back what was changed, and forgets what was fetched."""
-        changed = {group: self._structs[group] for group in self._changed}
+        structs = self._structs
+        changed = {group: bytes(structs[group]) if group == _XSAVE else structs[group] for group in self._changed}
         self._changed.clear()
         self._structs.clear()
         if changed:
@@ -154,7 +163,10 @@ class Registers:
     def _struct(self, group: str) -> Any:
         struct = self._structs.get(group)
         if struct is None:
-            struct = self._structs[group] = self._call(lambda vcpu: getattr(vcpu, group)())
+            struct = self._call(lambda vcpu: getattr(vcpu, group)())
+            if group == _XSAVE:
+                struct = bytearray(struct)
+            self._structs[group] = struct
         return struct
 
 
@@ -166,10 +178,12 @@ def _field(name: str) -> tuple[str, tuple[str | int, ...], int, int]:
 
 
 def _get(struct: Any, path: tuple[str | int, ...]) -> int:
+    if isinstance(struct, bytearray):
+        start = int(path[0])
+        return int.from_bytes(struct[start : start + 16], "little")
     for part in path:
         struct = struct[part] if isinstance(part, int) else getattr(struct, part)
-    # Wide registers are arrays of bytes.
-    return struct if isinstance(struct, int) else int.from_bytes(bytes(struct), "little")
+    return int(struct)
 
 
 def _set(struct: Any, path: tuple[str | int, ...], value: int, size: int) -> None:
@@ -178,8 +192,8 @@ def _set(struct: Any, path: tuple[str | int, ...], value: int, size: int) -> Non
         struct = getattr(struct, str(part))
     if isinstance(last, str):
         setattr(struct, last, value)
-    elif isinstance(struct[last], int):
-        struct[last] = value
+    elif isinstance(struct, bytearray):
+        struct[last : last + size] = value.to_bytes(size, "little")
+        struct[_XSTATE_BV] |= _SSE_BIT if last == _MXCSR or last >= _X87_END else _X87_BIT
     else:
-        for index, byte in enumerate(value.to_bytes(size, "little")):
-            struct[last][index] = byte
+        struct[last] = value
