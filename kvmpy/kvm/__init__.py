@@ -12,10 +12,8 @@ from __future__ import annotations
 from kvmpy.errors import KvmError
 from kvmpy.kvm.cpuid import CpuidEntry
 from kvmpy.kvm.device import Device
-from kvmpy.kvm.dirty_ring import DirtyRing
-from kvmpy.kvm.sync_regs import SyncRegs
 from kvmpy.kvm.system import System
 from kvmpy.kvm.vcpu import Vcpu
 from kvmpy.kvm.vm import MsrRange, Vm
 
-__all__ = ["CpuidEntry", "Device", "DirtyRing", "KvmError", "MsrRange", "SyncRegs", "System", "Vcpu", "Vm"]
+__all__ = ["CpuidEntry", "Device", "KvmError", "MsrRange", "System", "Vcpu", "Vm"]

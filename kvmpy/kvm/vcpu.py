@@ -9,9 +9,7 @@ from functools import partial
 
 from kvmpy.errors import StateError
 from kvmpy.kvm._ffi import check, ffi, ioctl, lib
-from kvmpy.kvm.dirty_ring import DirtyRing
 from kvmpy.kvm.exits import Exit
-from kvmpy.kvm.sync_regs import SyncRegs
 from kvmpy.kvm.vcpu_state import (
     KVM_GUESTDBG_BLOCKIRQ,
     KVM_GUESTDBG_ENABLE,
@@ -27,6 +25,9 @@ from kvmpy.kvm.vcpu_state import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from kvmpy.kvm.dirty_ring import DirtyRing
+    from kvmpy.kvm.sync_regs import SyncRegs
 
 __all__ = [
     "KVM_GUESTDBG_BLOCKIRQ",
@@ -135,6 +136,8 @@ class Vcpu(VcpuState):
 
         `mask` is of `KVM_SYNC_X86_*`, within what `check_extension(KVM_CAP_SYNC_REGS)` says; 0 ends it.
         """
+        from kvmpy.kvm.sync_regs import SyncRegs
+
         if self._sync is None:
             self._sync = SyncRegs(self.fd, self._run)
         self._sync.select(mask)
@@ -142,6 +145,8 @@ class Vcpu(VcpuState):
 
     def dirty_ring(self) -> DirtyRing:
         """The ring of pages that this vCPU wrote (`Vm.enable_dirty_rings`); the caller closes it (api.rst 8.29)."""
+        from kvmpy.kvm.dirty_ring import DirtyRing
+
         if not self._dirty_ring_entries:
             raise StateError("this vCPU has no dirty ring: call Vm.enable_dirty_rings before it is made")
         return DirtyRing(self.fd, self._dirty_ring_entries)

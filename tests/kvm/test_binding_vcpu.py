@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from kvmpy.kvm import KvmError, SyncRegs, Vcpu
+from kvmpy.kvm import KvmError, Vcpu
 from kvmpy.kvm.capabilities import (
     KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
     KVM_CAP_HYPERV_SYNIC,
@@ -23,7 +23,7 @@ from kvmpy.kvm.capabilities import (
     KVM_CAP_X86_SMM,
 )
 from kvmpy.kvm.exits import KVM_EXIT_HLT, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IRQ_WINDOW_OPEN
-from kvmpy.kvm.sync_regs import KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS
+from kvmpy.kvm.sync_regs import KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, SyncRegs
 from kvmpy.kvm.vcpu_state import KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, msr_register
 from kvmpy.memory import GuestMemory
 from kvmpy.testing.asm import assemble
