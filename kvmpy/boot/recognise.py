@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 
-from kvmpy.boot.bzimage import is_bzimage
+from kvmpy.boot.bzimage import BzImage, is_bzimage
 from kvmpy.boot.elf import Elf, is_elf
 from kvmpy.boot.source import looks_like, open_image
 from kvmpy.errors import ConfigError, ImageError
@@ -93,7 +93,8 @@ def recognise(source: Source, protocol: str = AUTO) -> Kernel:
 def _examine(image: memoryview) -> tuple[str, bool]:
     """A file's protocol, and whether it is Linux."""
     if is_bzimage(image):
-        return LINUX, True
+        # Others use its boot protocol too; a file that holds no compressed kernel is one of them.
+        return LINUX, BzImage(image).payload is not None
     if find_header(image) is not None:
         return MULTIBOOT, False
     if not is_elf(image):

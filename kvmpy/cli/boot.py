@@ -79,6 +79,18 @@ def boot(
         str | None,
         typer.Option("--debug-exit", metavar="PORT", help="An isa-debug-exit device: a write to this I/O port ends."),
     ] = None,
+    script: Annotated[
+        str | None,
+        typer.Option(
+            "--script", metavar="FILE", help="A Python file with hooks on the guest's exits: on_pio(0x42) ..."
+        ),
+    ] = None,
+    gdb: Annotated[
+        str | None,
+        typer.Option(
+            "--gdb", metavar="ADDRESS", help="Wait for gdb before the guest starts: :1234, or a socket's path."
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="End the machine after this time.")
     ] = None,
@@ -106,6 +118,8 @@ def boot(
         cpu=None if cpu == "host" else _parse_cpu(cpu),
         console=console,
         debug_exit=None if debug_exit is None else parse_port(debug_exit, path="debug_exit"),
+        script=script,
+        gdb=gdb,
         timeout=timeout,
         report=report,
         name=name,

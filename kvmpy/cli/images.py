@@ -25,21 +25,25 @@ def choose(kernel: str | None, initrd: str | None) -> tuple[str, str | None]:
         if kernel is None:
             raise KvmpyError(NO_KERNEL)
     if initrd is None and (named is None or _lies_in(kernel, kernels_folder())):
-        initrd = default_initrd()
+        initrd = default_initrd(kernel)
     return kernel, initrd
 
 
-def default_initrd() -> str:
-    """The path of an initramfs that gives a shell, made where the cache has none for this busybox."""
+def default_initrd(kernel: str) -> str:
+    """The path of an initramfs that gives a shell, with the modules that `kernel` needs for our devices.
+
+    It is made where the cache has none for this busybox and these modules.
+    """
     from kvmpy.host.cache import cache_folder
 
     folder = os.path.join(cache_folder(), "initramfs")
-    path = os.path.join(folder, f"shell-{_state()}.cpio")
+    modules = os.path.join(os.path.dirname(os.path.realpath(kernel)), "lib/modules")
+    path = os.path.join(folder, f"shell-{_state(modules)}.cpio")
     if os.path.exists(path):
         return path
     from kvmpy.images.initramfs import default_initramfs
 
-    archive = default_initramfs()
+    archive = default_initramfs(modules=_modules(kernel) if os.path.isdir(modules) else None)
     draft = f"{path}.{os.getpid()}"
     try:
         os.makedirs(folder, exist_ok=True)
@@ -54,8 +58,14 @@ def default_initrd() -> str:
     return path
 
 
-def _state() -> str:
-    """A word that changes when the busybox does, or the code that makes an initramfs of it."""
+def _modules(kernel: str) -> dict[str, bytes]:
+    from kvmpy.images.modules import for_kernel
+
+    return for_kernel(kernel)
+
+
+def _state(modules: str) -> str:
+    """A word that changes when the busybox does, or the folder `modules`, or the code that makes an initramfs."""
     from zlib import crc32
 
     import kvmpy.images
@@ -63,7 +73,7 @@ def _state() -> str:
     folder = os.path.dirname(kvmpy.images.__file__ or "")
     asked = os.environ.get(_VARIABLE)
     words = []
-    for path in (*((asked,) if asked else _BUSYBOXES), *(os.path.join(folder, name) for name in _SOURCES)):
+    for path in (modules, *((asked,) if asked else _BUSYBOXES), *(os.path.join(folder, name) for name in _SOURCES)):
         if os.path.exists(path):
             status = os.stat(path)
             words.append(f"{path} {status.st_size} {status.st_mtime_ns}")

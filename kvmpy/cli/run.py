@@ -48,19 +48,23 @@ def run(config: MachineConfig) -> int:
             with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
                 for note in (*machine.entry.notes, *machine.cpu.notes):
                     say(note, YELLOW)
+                if machine.gdb is not None:
+                    say(f"waiting for gdb: target remote {machine.gdb.address}", YELLOW)
                 if config.verbose:
                     _say_machine(machine)
                 with terminal:
                     outcome = machine.run(config.timeout)
         except KvmpyError as error:
-            outcome = Outcome(HOST_ERROR, str(error), status=error.status)
+            # A script's part of the traceback, for its author.
+            details = getattr(error, "details", "")
+            outcome = Outcome(HOST_ERROR, str(error), status=error.status, details=details)
         except _Interrupted as interrupted:
             outcome = _ended_by(interrupted.number)
     if config.report is not None:
         from kvmpy.cli.report import write_report
 
         write_report(config.report, config, outcome, timeline, machine)
-    _say_end(outcome)
+    _say_end(outcome, scripted=config.script is not None)
     return outcome.status
 
 
@@ -100,12 +104,12 @@ def _say_machine(machine: Machine) -> None:
         say(f"command line: {machine.command_line}")
 
 
-def _say_end(outcome: Outcome) -> None:
+def _say_end(outcome: Outcome, *, scripted: bool) -> None:
     if outcome.reason in _QUIET:
         return
     colour = RED if outcome.reason in (HOST_ERROR, CRASH, PANIC) else YELLOW
     say(outcome.message or outcome.reason, colour)
-    # Registers of a guest are for its author; a traceback is for ours.
-    if outcome.details and (outcome.reason != HOST_ERROR or os.environ.get("KVMPY_DEBUG")):
+    # A guest's registers and a script's traceback are for their authors; a traceback of ours is for us.
+    if outcome.details and (outcome.reason != HOST_ERROR or scripted or os.environ.get("KVMPY_DEBUG")):
         for line in outcome.details.splitlines():
             say(printable(line))

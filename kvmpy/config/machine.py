@@ -46,15 +46,16 @@ class MachineConfig:
     path that a JSON report is written to, or None; `name` is the machine's own, or None; `protocol` says how the
     kernel file is loaded, as `kvmpy.boot.recognise` knows and checks it; `cpu` is the processor, or None for the
     host's; `msrs`, one of `MSR_POLICIES`, says what an access to an MSR that KVM does not know gives the guest: a
-    fault, or 0.
+    fault, or 0; `gdb` is the address at which a stub waits for gdb, as `kvmpy.machine.gdb.address` reads it, or None;
+    `script` is the path of a Python file that is run with the machine before it starts, or None.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
     """
 
     __slots__ = (
-        "append", "console", "cpu", "debug_exit", "firmware", "initrd", "kernel", "memory", "msrs", "name", "protocol",
-        "report", "timeout", "vcpus", "verbose",
+        "append", "console", "cpu", "debug_exit", "firmware", "gdb", "initrd", "kernel", "memory", "msrs", "name",
+        "protocol", "report", "script", "timeout", "vcpus", "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,8 @@ class MachineConfig:
         protocol: str = "auto",
         cpu: CpuConfig | None = None,
         msrs: str = "fault",
+        gdb: str | None = None,
+        script: str | None = None,
     ) -> None:
         self.memory = _check_memory(memory)
         if kernel is None and firmware is None:
@@ -99,6 +102,8 @@ class MachineConfig:
         if msrs not in MSR_POLICIES:
             raise ConfigError("msrs", f"{msrs!r} is none of {', '.join(MSR_POLICIES)}")
         self.msrs = msrs
+        self.gdb = gdb
+        self.script = script
 
     def __repr__(self) -> str:
         return f"MachineConfig({', '.join(f'{key}={getattr(self, key)!r}' for key in self.__slots__)})"

@@ -60,6 +60,7 @@ def build(
             _load(machine, system, kernel)
             _add_console(machine, input_fd, output_fd)
             _add_vcpus(machine, system)
+        _attach(machine)
     except BaseException:
         machine.close()
         raise
@@ -185,3 +186,17 @@ def _add_vcpus(machine: Machine, system: System) -> None:
         if vcpu_id == 0:
             machine.entry.apply(vcpu)
         machine.vcpus.append(VcpuThread(vcpu, machine.pio, machine.mmio, context, machine.end, machine.fail))
+
+
+def _attach(machine: Machine) -> None:
+    """Gives a finished machine to those who look into it: gdb, then a script."""
+    config = machine.config
+    if config.gdb is not None:
+        from kvmpy.machine.gdb.address import parse_address
+        from kvmpy.machine.gdb.server import GdbServer
+
+        machine.gdb = machine.stack.enter_context(GdbServer(machine, parse_address(config.gdb)))
+    if config.script is not None:
+        from kvmpy.machine.script.loader import load_script
+
+        load_script(machine, config.script)

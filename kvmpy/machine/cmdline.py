@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 # The serial console; a reset by the keyboard controller, which ends the machine; and the same after a panic.
 PLATFORM = "console=ttyS0 reboot=k panic=-1"
 
-# Where ring 0 is emulated: a CPU without the features that the emulator lacks instructions for, no work against
-# attacks that need native code in ring 0, and a clock so slow that serving its tick does not eat up the time.
+# Where ring 0 is emulated: a CPU without the features that the emulator lacks instructions for (or that kernels use in
+# code that is worse off for it), no work against attacks that need native code in ring 0 or on page rights, no
+# self-tests, and a clock so slow that serving its tick does not eat up the time.
 SLOW_KERNEL = (
-    "quiet mitigations=off vsyscall=none "
-    "clearcpuid=smap,smep,popcnt,cx16,rdrand,rdseed,invpcid,pcid,clflushopt,clwb,erms,fsrm,xsave "
+    "quiet mitigations=off vsyscall=none rodata=off cryptomgr.notests nosoftlockup "
+    "clearcpuid=smap,smep,popcnt,cx16,rdrand,rdseed,invpcid,pcid,clflushopt,clwb,erms,fsrm,xsave,"
+    "ssse3,aes,pclmulqdq,sse4_1,sse4_2 "
     "no-kvmclock tsc_early_khz=80000000 tsc=reliable lpj=1000000"
 )
 

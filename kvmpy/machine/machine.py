@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kvmpy.config.machine import MachineConfig
     from kvmpy.devices.legacy.serial import Serial
     from kvmpy.kvm import Vm
+    from kvmpy.machine.gdb.server import GdbServer
     from kvmpy.machine.pc import Pc
     from kvmpy.machine.profile import HostProfile
     from kvmpy.machine.script.debugger import Debugger
@@ -63,6 +64,7 @@ class Machine:
         self.command_line = ""
         self.pc: Pc | None = None
         self.firmware_log: bytearray | None = None
+        self.gdb: GdbServer | None = None
         self.clock = time
         self.monotonic = monotonic
         self.stack = ExitStack()
@@ -93,7 +95,8 @@ class Machine:
         self.close()
 
     def start(self, *, paused: bool = False) -> None:
-        """Lets the vCPUs run; once.  With `paused`, only when `resume` says so."""
+        """Lets the vCPUs run; once.  With `paused`, or with a stub for gdb, only when `resume` or gdb says so."""
+        paused = paused or self.gdb is not None
         with self._lock:
             if self.state != CREATED:
                 raise StateError(f"the machine is {self.state}; only a new one can be started")
@@ -106,6 +109,8 @@ class Machine:
         self.timeline.mark("first_run")
         for vcpu in self.vcpus:
             vcpu.start()
+        if self.gdb is not None:
+            self.gdb.start()
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Waits for the machine's end, and says how it came to it.

@@ -57,21 +57,27 @@ def test_a_kernel_that_is_not_ours_gets_nothing_unasked() -> None:
 
 
 def test_the_initramfs_is_made_once(folder: Path) -> None:
-    first = images.default_initrd()
+    first = images.default_initrd("vmlinux")
     before = os.stat(first)
-    assert images.default_initrd() == first
+    assert images.default_initrd("vmlinux") == first
     assert os.stat(first).st_mtime_ns == before.st_mtime_ns
     assert os.listdir(folder / "cache" / "initramfs") == [os.path.basename(first)]
 
 
 def test_another_busybox_makes_another(folder: Path) -> None:
-    first = images.default_initrd()
+    first = images.default_initrd("vmlinux")
     with (folder / "busybox").open("ab") as file:
         file.write(b"more")
-    assert images.default_initrd() != first
+    assert images.default_initrd("vmlinux") != first
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(folder: Path) -> None:
     (folder / "cache").write_text("not a folder")
     with pytest.raises(KvmpyError, match="KVMPY_CACHE"):
-        images.default_initrd()
+        images.default_initrd("vmlinux")
+
+
+def test_a_kernel_with_modules_gets_an_initramfs_of_its_own(folder: Path) -> None:
+    plain = images.default_initrd("vmlinux")
+    (folder / "lib" / "modules").mkdir(parents=True)
+    assert images.default_initrd(str(folder / "vmlinuz")) != plain

@@ -74,7 +74,8 @@ def test_boot_chooses_a_kernel_and_its_initrd_without_heavy_imports(
     (tmp_path / "kernels" / "base").mkdir(parents=True)
     (tmp_path / "kernels" / "base" / "vmlinux").touch()
     (tmp_path / "initramfs").mkdir()
-    (tmp_path / "initramfs" / f"shell-{images._state()}.cpio").touch()
+    modules_folder = str((tmp_path / "kernels" / "base" / "lib" / "modules").resolve())
+    (tmp_path / "initramfs" / f"shell-{images._state(modules_folder)}.cpio").touch()
     modules = imported(MAIN, "boot")
     assert "kvmpy.images.cache" in modules
     assert not modules & HEAVY
