@@ -137,16 +137,22 @@ class Connection:
             if fd == self._client.fileno():
                 self._receive()
             elif fd == self._listener.fileno():
-                try:
-                    self._listener.accept()[0].close()
-                except OSError:
-                    pass  # It went away by itself.
+                self._turn_away()
             elif fd == self._wake:
                 self._gone = True
                 self._poll.unregister(fd)
             else:
                 os.eventfd_read(fd)
                 self._is_done = True
+
+    def _turn_away(self) -> None:
+        if self._gone:
+            self._poll.unregister(self._listener)  # Whoever knocks now is the next client.
+            return
+        try:
+            self._listener.accept()[0].close()
+        except OSError:
+            pass  # It went away by itself.
 
     def _receive(self) -> None:
         try:

@@ -33,6 +33,7 @@ class GdbServer:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._lock = threading.Lock()
         self._closed = False
+        self._released = False
         self._thread = threading.Thread(target=self._main, name="kvmpy-gdb", daemon=True)
 
     def __enter__(self) -> GdbServer:
@@ -54,13 +55,14 @@ class GdbServer:
             if self._closed:
                 return
             self._closed = True
+            if not self._released:
+                os.eventfd_write(self._wake, 1)
         path = self.address.path
         if path is not None and _socket_id(path) == self._socket_id:
             os.unlink(path)
         if self._thread.ident is None:
             self._release()
         else:
-            os.eventfd_write(self._wake, 1)
             self._thread.join(2 * PATIENCE)
 
     def _main(self) -> None:
@@ -87,8 +89,10 @@ class GdbServer:
                 Connection(self._machine, client, self._listener, self._wake).serve()
 
     def _release(self) -> None:
-        self._listener.close()
-        os.close(self._wake)
+        with self._lock:
+            self._released = True
+            self._listener.close()
+            os.close(self._wake)
 
 
 def _listen(address: GdbAddress) -> tuple[socket.socket, GdbAddress]:
