@@ -21,7 +21,6 @@ _GENERAL, _SPECIAL, _XSAVE, _DEBUG = "regs", "sregs", "xsave", "debug_regs"
 
 # Of the XSAVE area (Intel SDM volume 1, chapter 13), because KVM_GET_FPU and KVM_SET_FPU leave MXCSR out, and what is
 # set by way of them is lost while XSTATE_BV says that a component is not in use.
-_X87_END = 160
 _MXCSR = 24
 _XMM = 160
 _XSTATE_BV = 512
@@ -194,6 +193,6 @@ def _set(struct: Any, path: tuple[str | int, ...], value: int, size: int) -> Non
         setattr(struct, last, value)
     elif isinstance(struct, bytearray):
         struct[last : last + size] = value.to_bytes(size, "little")
-        struct[_XSTATE_BV] |= _SSE_BIT if last == _MXCSR or last >= _X87_END else _X87_BIT
+        struct[_XSTATE_BV] |= _SSE_BIT if last == _MXCSR or last >= _XMM else _X87_BIT
     else:
         struct[last] = value
