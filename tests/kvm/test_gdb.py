@@ -587,6 +587,23 @@ def test_who_talks_without_end_while_the_guest_runs_is_sent_away(stub):
     wait_for_count(machine)
 
 
+def test_a_machine_whose_configuration_names_an_address_waits_there(tmp_path):
+    code = assemble(LONG, bits=64, origin=MIB)
+    path = str(tmp_path / "gdb")
+    with build(MachineConfig(code, protocol="flat64", memory=2 * MIB, debug_exit=0xF4, gdb=path)) as machine:
+        machine.start()
+        with Client(machine.gdb) as client:
+            assert b"10:0000100000000000;" in client.ask(b"?")
+            assert client.ask(b"vCont;c") == b"W07"
+        assert machine.wait(SOON).status == 7
+    assert not os.path.exists(path)
+
+
+def test_an_address_that_is_none_builds_no_machine():
+    with pytest.raises(ConfigError, match="gdb: "):
+        build(MachineConfig(b"\xf4", protocol="flat16", gdb="tcp:0.0.0.0:1"))
+
+
 # --- the socket
 
 
