@@ -7,6 +7,7 @@ import time
 # The report of a machine counts its time line from here.
 STARTED = time.monotonic()
 
+import gc  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 
@@ -32,6 +33,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 def command() -> NoReturn:
     """The process `kvmpy`: `main`, and out."""
+    # Until a verb is at work there is no garbage, and looking for it takes a millisecond.
+    gc.disable()
     status = main()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -80,6 +83,7 @@ def _run(words: Sequence[str]) -> int:
         values = plain.read(verb, words[1:]) if verb is not None else None
         if values is not None:
             return verb(**values)  # type: ignore[misc]
+    gc.enable()
     from kvmpy.cli import full
 
     call = full.read(words, VERBS)

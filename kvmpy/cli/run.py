@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from kvmpy.cli.say import RED, YELLOW, printable, say
@@ -52,6 +53,7 @@ def run(config: MachineConfig) -> int:
                     say(f"waiting for gdb: target remote {machine.gdb.address}", YELLOW)
                 if config.verbose:
                     _say_machine(machine)
+                gc.enable()
                 with terminal:
                     outcome = machine.run(config.timeout)
         except KvmpyError as error:

@@ -17,11 +17,9 @@ from kvmpy.devices.legacy.debug import DebugConsole, DebugExit, exit_status
 from kvmpy.devices.legacy.serial import Serial
 from kvmpy.irq import EdgeLine, OpenLine
 from kvmpy.kvm import System
-from kvmpy.machine.cmdline import command_line
 from kvmpy.machine.exits import ExitContext
 from kvmpy.machine.machine import Machine
 from kvmpy.machine.outcome import DEBUG_EXIT, HOST_ERROR, USER, Outcome
-from kvmpy.machine.profile import EMULATED_RING0, profile
 from kvmpy.machine.timeline import Timeline
 from kvmpy.machine.vcpu_thread import VcpuThread
 from kvmpy.memory import GuestMemory
@@ -97,6 +95,9 @@ def _load(machine: Machine, system: System, kernel: Kernel | None) -> None:
     config, pc = machine.config, machine.pc
     machine.command_line = config.append
     if pc is not None:
+        from kvmpy.machine.cmdline import command_line
+        from kvmpy.machine.profile import profile
+
         machine.profile = profile(system)
         if kernel is not None and kernel.is_linux:
             machine.command_line = command_line(machine.profile, config.append)
@@ -167,7 +168,7 @@ def _line(machine: Machine, irq: int) -> InterruptLine:
 def _add_vcpus(machine: Machine, system: System) -> None:
     config, vm = machine.config, machine.vm
     shim = None
-    if machine.profile is not None and machine.profile.kind == EMULATED_RING0:
+    if machine.profile is not None and machine.profile.emulates_ring0:
         from kvmpy.machine.assist import syscall
 
         syscall.install(vm)

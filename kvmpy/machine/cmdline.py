@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from kvmpy.machine.profile import EMULATED_RING0
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.machine.profile import HostProfile
@@ -25,7 +23,7 @@ SLOW_KERNEL = (
 def command_line(profile: HostProfile, append: str) -> str:
     """The whole command line; `append`, the user's part, comes last and so has the last word."""
     parts = [PLATFORM]
-    if profile.kind == EMULATED_RING0:
+    if profile.emulates_ring0:
         parts.append(SLOW_KERNEL)
     if append:
         parts.append(append)

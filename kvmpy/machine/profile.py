@@ -81,6 +81,11 @@ class HostProfile:
         self.ring3_ns = ring3_ns
         self.pio_exit_ns = pio_exit_ns
 
+    @property
+    def emulates_ring0(self) -> bool:
+        """Whether guest kernels run in an emulator."""
+        return self.kind == EMULATED_RING0
+
     def __repr__(self) -> str:
         costs = f"ring0_ns={self.ring0_ns:g}, ring3_ns={self.ring3_ns:g}, pio_exit_ns={self.pio_exit_ns:g}"
         return f"HostProfile({self.kind!r}, {costs})"
