@@ -129,10 +129,11 @@ class VcpuThread:
         self._calls: deque[_Call] = deque()
         self._pausing = False
         self._parked = False
+        self._finished = False
         self._stopping = False
         self._in_hook = False
         self._abandoned = False
-        self._interrupted = False
+        self.interrupted = False
         self._thread = threading.Thread(target=self._main, name=f"kvmpy-vcpu{vcpu.id}", daemon=True)
 
     def start(self) -> None:
@@ -179,7 +180,7 @@ class VcpuThread:
         if self._thread is threading.current_thread():
             return
         with self._control:
-            self._control.wait_for(lambda: self._parked or not self._pausing or not self._thread.is_alive())
+            self._control.wait_for(lambda: self._parked or not self._pausing or not self._is_running)
 
     def resume(self) -> None:
         """Lets a paused vCPU run on."""
@@ -193,15 +194,17 @@ class VcpuThread:
         KVM wants a vCPU's state read and set by the thread that runs it; this is the way for all others.  A guest that
         runs is interrupted for it, and goes on.
         """
-        if self._thread is threading.current_thread() or not self._thread.is_alive():
+        if self._thread is threading.current_thread():
             return function(self.vcpu)
         call = _Call(function)
         with self._control:
+            if not self._is_running:
+                return function(self.vcpu)
             self._calls.append(call)
             self._control.notify_all()
         self.vcpu.kick()
         with self._control:
-            self._control.wait_for(lambda: call.done or not self._thread.is_alive())
+            self._control.wait_for(lambda: call.done or not self._is_running)
         if not call.done:
             return function(self.vcpu)  # It ended before it came to us, and stands still for good.
         if call.error is not None:
@@ -223,12 +226,12 @@ class VcpuThread:
     def step(self) -> bool:
         """Runs one instruction, with what it asks of devices; in this thread, by way of `call`.
 
-        To be called with KVM_GUESTDBG_SINGLESTEP set.  False when `interrupt` or `stop` ended it early.
+        To be called with KVM_GUESTDBG_SINGLESTEP set and `interrupted` cleared.  False when `interrupt` or `stop` ended
+        it early.
         """
         vcpu = self.vcpu
-        self._interrupted = False
         vcpu.immediate_exit = False
-        while not (self._stopping or self._interrupted):
+        while not (self._stopping or self.interrupted):
             reason = self._step_once()
             if reason != KVM_EXIT_INTR:
                 if reason != KVM_EXIT_DEBUG:
@@ -260,7 +263,7 @@ class VcpuThread:
 
     def interrupt(self) -> None:
         """Ends a `step` that is under way, in a guest that waits for something; from any thread."""
-        self._interrupted = True
+        self.interrupted = True
         self.vcpu.kick()
 
     def post(self, function: Callable[[Vcpu], object]) -> None:
@@ -313,7 +316,14 @@ class VcpuThread:
                 self._control.notify_all()
                 self._control.wait()
             self._parked = False
+            # The thread itself lives a little longer, and nobody is told when it is gone.
+            self._finished = ending
             self._control.notify_all()
+
+    @property
+    def _is_running(self) -> bool:
+        """Whether the thread will attend to others once more; with `_control` held."""
+        return self._thread.is_alive() and not self._finished
 
     def _loop(self) -> Outcome | None:
         """The thin loop; the `Outcome` that the guest came to, or None when stopped."""

@@ -13,6 +13,7 @@ from kvmpy.machine.machine import PAUSED
 from kvmpy.machine.outcome import CRASH, DEBUG_EXIT, SHUTDOWN, USER
 from kvmpy.machine.script.debugger import BREAKPOINT, END, PAUSE, STEP
 from kvmpy.machine.script.memory import NotMappedError
+from kvmpy.machine.script.symbols import Symbols
 from kvmpy.testing.asm import assemble
 from kvmpy.units import MIB
 
@@ -231,3 +232,80 @@ def test_a_hundred_stops_lose_nothing(guest):
             pass
         assert breakpoint.hits == 100
         assert stop.outcome.status == 100 << 1 & 0xFF | 1
+
+
+@pytest.fixture
+def two_vcpus(guest):
+    """A machine of two vCPUs that run the same code from the same state, each with its own RBX."""
+
+    def make(source):
+        machine = guest(source, vcpus=2)
+        first, second = (thread.vcpu for thread in machine.vcpus)
+        second.set_sregs(first.sregs())
+        second.set_regs(first.regs())
+        return machine
+
+    return make
+
+
+def test_each_pass_of_each_vcpu_is_one_stop_and_all_stand_still(two_vcpus):
+    machine = two_vcpus("again: lock inc dword [0x3000]\ninc rbx\njmp again")
+    again = machine.labels["again"]
+    passes = {0: 0, 1: 0}
+    with machine.debugger() as debugger:
+        breakpoint = debugger.break_at(again)
+        debugger.step(0)  # It stands there at first, and passes.
+        for number in range(200):
+            stop = debugger.run(SOON)
+            assert (stop.reason, stop.address) == (BREAKPOINT, again)
+            passes[stop.vcpu] += 1
+            counts = [debugger.registers(vcpu).rbx for vcpu in (0, 1)]
+            assert debugger.pc(stop.vcpu) == again
+            # The second vCPU's first pass is told of, the first one's was the step.
+            assert counts[stop.vcpu] == passes[stop.vcpu] - stop.vcpu
+            assert breakpoint.hits == number + 1
+            before = machine.memory.read(0x3000, 4)
+            assert machine.memory.read(0x3000, 4) == before
+        assert min(passes.values()) > 0
+
+
+def test_a_step_moves_one_vcpu_alone(two_vcpus):
+    machine = two_vcpus("again: inc rbx\njmp again")
+    with machine.debugger() as debugger:
+        debugger.step(1, count=9)
+        assert [debugger.registers(vcpu).rbx for vcpu in (0, 1)] == [0, 5]
+        assert debugger.pc(0) == machine.labels["again"]
+
+
+def test_a_breakpoint_by_name():
+    code = assemble(COUNT, origin=MIB)
+    with (
+        build(MachineConfig(code, protocol="flat64", memory=2 * MIB)) as machine,
+        machine.debugger(Symbols(code.labels)) as debugger,
+    ):
+        debugger.break_at("done")
+        assert debugger.symbols.describe(debugger.run(SOON).address) == "done"
+        with pytest.raises(KeyError):
+            debugger.break_at("nowhere")
+
+
+def test_a_step_in_a_guest_that_waits_can_be_interrupted(guest):
+    machine = guest("in al, 0x42\nhlt")
+    inside, leave = threading.Event(), threading.Event()
+
+    @machine.on_pio(0x42)
+    def slow(event):
+        inside.set()
+        leave.wait(SOON)
+
+    with machine.debugger() as debugger:
+
+        def interrupt():
+            inside.wait(SOON)
+            debugger.interrupt()
+            leave.set()
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        assert debugger.step(count=1000).reason in (PAUSE, END)
+        thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 
@@ -425,3 +426,15 @@ def test_a_hook_may_stop_its_machine(guest):
     machine = guest("out 0x42, al\nhere: jmp here")
     machine.on_pio(0x42, lambda event: event.machine.stop())
     assert machine.run(SOON).reason == USER
+
+
+def test_a_machine_without_hooks_loads_nothing_of_them():
+    program = """
+import sys
+from kvmpy import MachineConfig, build
+with build(MachineConfig(b"\\xf4", protocol="flat16", memory=1 << 20)) as machine:
+    machine.run(20)
+print([name for name in sys.modules if name.startswith("kvmpy.machine.script")])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"

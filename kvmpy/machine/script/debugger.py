@@ -118,8 +118,9 @@ class Debugger:
         """The stop that the machine stands at; None while it runs."""
         self._changed = threading.Condition()
         self._next: Stop | None = None
-        # Those that came upon a breakpoint while another's stop was being reported: they come upon it again.
-        self._unreported: set[int] = set()
+        # Where vCPUs stand of which a stop told: there they run through a breakpoint, and everywhere else they have yet
+        # to come upon it, though they may stand at one, because another's stop came first.
+        self._told: dict[int, int] = {}
         self._step_flags = _STEP | KVM_GUESTDBG_BLOCKIRQ
         self._closed = False
         self._context = machine.vcpus[0].context
@@ -145,7 +146,7 @@ class Debugger:
             return
         for thread in machine.vcpus:
             thread.call(partial(_set_debug, flags=_WATCH))
-        self.last = Stop(PAUSE, 0, self.pc(0))
+        self._tell(Stop(PAUSE, 0, self.pc(0)))
 
     def __enter__(self) -> Debugger:
         return self
@@ -173,6 +174,10 @@ class Debugger:
         if not self._was_paused:
             machine.resume()
 
+    def _tell(self, stop: Stop) -> None:
+        self.last = stop
+        self._told[stop.vcpu] = stop.address
+
     # --- running and stopping
 
     @property
@@ -187,9 +192,11 @@ class Debugger:
         self._require_stop()
         for vcpu, registers in enumerate(self._registers):
             registers.flush()
-            if vcpu not in self._unreported and self._breakpoint_at(vcpu, self.pc(vcpu)) is not None:
+            pc = self.pc(vcpu)
+            if self._told.get(vcpu) == pc and self._breakpoint_at(vcpu, pc) is not None:
+                self.machine.vcpus[vcpu].interrupted = False
                 self._step(vcpu)
-        self._unreported.clear()
+        self._told.clear()
         for breakpoint in self.breakpoints:
             self._insert(breakpoint)
         for registers in self._registers:
@@ -220,13 +227,10 @@ class Debugger:
         elif stop.breakpoint is not None:
             stop.breakpoint.hits += 1
         with self._changed:
-            late = self._next
-            if late is not None and late.reason != END:
+            if self._next is not None and self._next.reason != END:
                 # It came while this stop was on its way: a breakpoint is come upon again, and a pause is there.
                 self._next = None
-                if late.breakpoint is not None:
-                    self._unreported.add(late.vcpu)
-            self.last = stop
+            self._tell(stop)
         return stop
 
     def run(self, timeout: float | None = None) -> Stop | None:
@@ -259,6 +263,8 @@ class Debugger:
         self._require_stop()
         stop = self.last
         assert stop is not None
+        thread = self.machine.vcpus[vcpu]
+        thread.interrupted = False
         for number in range(count):
             if stop.reason == END:
                 raise StateError("the machine has ended; there is nothing to step")
@@ -269,15 +275,15 @@ class Debugger:
                     stop = Stop(BREAKPOINT, vcpu, stop.address, hit)
                     break
             self._registers[vcpu].flush()
-            self._unreported.discard(vcpu)
             done = self._step(vcpu)
             if self.machine.outcome is not None:
                 stop = Stop(END, outcome=self.machine.outcome)
             else:
+                done = done and not thread.interrupted
                 stop = Stop(STEP if done else PAUSE, vcpu, self.pc(vcpu))
                 if not done:
                     break
-        self.last = stop
+        self._tell(stop)
         return stop
 
     def _step(self, vcpu: int) -> bool:
@@ -389,26 +395,22 @@ class Debugger:
             return False
         # What KVM has queued beside its failure goes with this.
         vcpu.set_regs(vcpu.regs())
-        if not self._report(Stop(BREAKPOINT, vcpu.id, address, breakpoint)):
-            self._unreported.add(vcpu.id)
+        self._report(Stop(BREAKPOINT, vcpu.id, address, breakpoint))
         return True
 
     def _on_end(self, outcome: Outcome) -> None:
         self._report(Stop(END, outcome=outcome))
 
-    def _report(self, stop: Stop) -> bool:
-        """Makes `stop` the next one, and sets the vCPUs to stand still; False where another came first."""
+    def _report(self, stop: Stop) -> None:
+        """Makes `stop` the next one, unless another came first, and sets the vCPUs to stand still."""
         with self._changed:
-            if stop.reason == END:
-                self._unreported.clear()
-            elif self._next is not None:
-                return False
+            if stop.reason != END and self._next is not None:
+                return
             self._next = stop
             if stop.reason != END:
                 for thread in self.machine.vcpus:
                     thread.pause()
             self._changed.notify_all()
-        return True
 
     def _require_stop(self) -> None:
         if self.last is None:
