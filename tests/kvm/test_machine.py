@@ -330,3 +330,17 @@ def test_an_unknown_msr_reads_as_zero_where_that_is_asked_for(guest):
 
 def test_an_unknown_msr_faults_otherwise(guest):
     assert run(guest("lidt [empty]\n" + RDMSR + "\nempty: dw 0\ndq 0", "flat64", debug_exit=0xF4)).reason == CRASH
+
+
+def test_whoever_waits_for_a_vcpu_that_ends_is_told(guest):
+    for _ in range(30):
+        machine = guest("mov cx, 200\nhere: loop here\nhlt")
+        machine.start()
+        waiters = [threading.Thread(target=machine.pause), threading.Thread(target=machine.vcpus[0].call, args=(id,))]
+        for waiter in waiters:
+            waiter.start()
+        machine.resume()
+        for waiter in waiters:
+            waiter.join(SOON)
+        assert not any(waiter.is_alive() for waiter in waiters)
+        machine.close()
