@@ -243,7 +243,7 @@ class Machine:
         return _hooked(self.hooks.on_exit, reason, function)
 
     def trace(self, where: range, function: Callable[[Record], object] | None = None, *, mmio: bool = False) -> Trace:
-        """Tells of each access to the ports, or addresses, in `where`: calls `function`, or is iterated; see `Trace`."""
+        """Tells of each access to the ports or addresses in `where`: calls `function`, or is iterated; see `Trace`."""
         from kvmpy.machine.script.trace import Trace
 
         return Trace(self, where, function, mmio=mmio)
