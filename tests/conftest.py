@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from kvmpy.errors import KvmError
 from kvmpy.kvm import System
 
 HERE = Path(__file__).parent
+
+# Under nohup or in a job of the background these are ignored, and what we start would ignore them too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
