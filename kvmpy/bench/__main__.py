@@ -11,6 +11,7 @@ from importlib import import_module
 from kvmpy.errors import KvmpyError
 
 BENCHMARKS = {
+    "accesses": "what a write to a port or to memory-mapped I/O costs, by who answers it, and two vCPUs at once",
     "exits": "what a port exit costs that a Python device answers, against a bare loop in C",
     "start": "from exec to a guest's first port write, against QEMU's microvm",
 }
@@ -19,7 +20,7 @@ BENCHMARKS = {
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the benchmark that `words` name; 0 when all its aims were met, 1 when not or when it could not run."""
     parser = argparse.ArgumentParser(prog="bench", formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.epilog = "\n".join(f"{name:8}{what}" for name, what in BENCHMARKS.items())
+    parser.epilog = "\n".join(f"{name:10}{what}" for name, what in BENCHMARKS.items())
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--rounds", type=int, help="how often each competitor runs")
     parser.add_argument("--json", metavar="FILE", help="write all samples to this file")
