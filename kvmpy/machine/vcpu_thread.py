@@ -198,15 +198,16 @@ class VcpuThread:
             return function(self.vcpu)
         call = _Call(function)
         with self._control:
-            if not self._is_running:
-                return function(self.vcpu)
-            self._calls.append(call)
-            self._control.notify_all()
-        self.vcpu.kick()
-        with self._control:
-            self._control.wait_for(lambda: call.done or not self._is_running)
+            is_asked = self._is_running
+            if is_asked:
+                self._calls.append(call)
+                self._control.notify_all()
+        if is_asked:
+            self.vcpu.kick()
+            with self._control:
+                self._control.wait_for(lambda: call.done or not self._is_running)
         if not call.done:
-            return function(self.vcpu)  # It ended before it came to us, and stands still for good.
+            return function(self.vcpu)  # It has not started, or ended before it came to us: it stands still.
         if call.error is not None:
             raise call.error
         return call.result  # type: ignore[return-value]
@@ -305,20 +306,22 @@ class VcpuThread:
 
     def _attend(self, ending: bool = False) -> None:
         """Does what others asked for, and stands still while they want it; in the vCPU's thread."""
-        with self._control:
-            while True:
-                while self._calls:
-                    self._calls.popleft().serve(self.vcpu)
+        while True:
+            with self._control:
+                while not self._calls:
+                    leaves = ending or self._stopping or not self._pausing
+                    self._parked = not leaves
+                    # The thread itself lives a little longer, and nobody is told when it is gone.
+                    self._finished = ending
                     self._control.notify_all()
-                if ending or self._stopping or not self._pausing:
-                    break
-                self._parked = True
+                    if leaves:
+                        return
+                    self._control.wait()
+                call = self._calls.popleft()
+            # Without the lock: what is called may end the machine, and so may others while it is under way.
+            call.serve(self.vcpu)
+            with self._control:
                 self._control.notify_all()
-                self._control.wait()
-            self._parked = False
-            # The thread itself lives a little longer, and nobody is told when it is gone.
-            self._finished = ending
-            self._control.notify_all()
 
     @property
     def _is_running(self) -> bool:

@@ -309,6 +309,45 @@ def test_a_call_raises_to_its_caller_and_the_guest_goes_on(guest):
     assert machine.vcpus[0].call(lambda vcpu: vcpu.regs().rip) >= 0x7C00
 
 
+def test_a_machine_can_be_ended_while_a_call_is_under_way(guest):
+    machine = guest(COUNTER)
+    machine.start()
+    begun, ended = threading.Event(), threading.Event()
+
+    def busy(vcpu):
+        begun.set()
+        return ended.wait(SOON)
+
+    results = []
+    caller = threading.Thread(target=lambda: results.append(machine.vcpus[0].call(busy)))
+    caller.start()
+    assert begun.wait(SOON)
+    machine.end(Outcome(USER))
+    ended.set()
+    caller.join(SOON)
+    assert results == [True]
+    assert machine.wait().reason == USER
+
+
+def test_a_call_may_end_the_machine_while_another_thread_pauses_it(guest):
+    for _ in range(20):
+        machine = guest(COUNTER)
+        machine.start()
+        threads = [
+            threading.Thread(
+                target=machine.vcpus[0].call, args=(lambda vcpu, machine=machine: machine.end(Outcome(USER)),)
+            ),
+            threading.Thread(target=machine.pause),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SOON)
+        assert not any(thread.is_alive() for thread in threads)
+        assert machine.wait().reason == USER
+        machine.close()
+
+
 def test_a_paused_machine_can_be_stopped_and_timed_out(guest):
     machine = guest(COUNTER)
     machine.start()
