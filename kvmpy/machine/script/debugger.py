@@ -22,6 +22,7 @@ from kvmpy.kvm.vcpu import (
 )
 from kvmpy.machine.machine import CREATED, PAUSED, STOPPED
 from kvmpy.machine.profile import EMULATED_RING0, profile
+from kvmpy.machine.script import user_mode
 from kvmpy.machine.script.memory import NotMappedError, VirtualMemory
 from kvmpy.machine.script.registers import Registers
 
@@ -131,7 +132,13 @@ class Debugger:
             raise StateError("this machine has a debugger already")
         with System() as system:
             emulated = profile(system).kind == EMULATED_RING0
+        self._emulated = emulated
         self._byte = INT1 if emulated else INT3
+        # On the guest's #DB handlers, where ring 3 has its exceptions to itself: see user_mode.
+        self._traps: list[Breakpoint] = []
+        # vCPUs that run one instruction of ring 3.
+        self._in_user_step: set[int] = set()
+        self._user_entry: Breakpoint | None = None
         self._was_paused = machine.state == PAUSED
         if machine.state == CREATED:
             machine.start(paused=True)
@@ -197,7 +204,9 @@ class Debugger:
                 self.machine.vcpus[vcpu].interrupted = False
                 self._step(vcpu)
         self._told.clear()
-        for breakpoint in self.breakpoints:
+        if self.breakpoints or self._in_user_step:
+            self._set_traps()
+        for breakpoint in (*self.breakpoints, *self._traps):
             self._insert(breakpoint)
         for registers in self._registers:
             registers.flush()
@@ -220,7 +229,7 @@ class Debugger:
             stop = Stop(END, outcome=outcome)
             for thread in self.machine.vcpus:
                 thread.join()
-        for breakpoint in self.breakpoints:
+        for breakpoint in (*self.breakpoints, *self._traps):
             self._lift(breakpoint)
         if stop.reason == PAUSE:
             stop.address = self.pc(stop.vcpu)
@@ -274,7 +283,6 @@ class Debugger:
                     hit.hits += 1
                     stop = Stop(BREAKPOINT, vcpu, stop.address, hit)
                     break
-            self._registers[vcpu].flush()
             done = self._step(vcpu)
             if self.machine.outcome is not None:
                 stop = Stop(END, outcome=self.machine.outcome)
@@ -288,6 +296,13 @@ class Debugger:
 
     def _step(self, vcpu: int) -> bool:
         thread = self.machine.vcpus[vcpu]
+        if self._emulated:
+            registers = self._registers[vcpu]
+            memory = VirtualMemory(self.machine.memory, registers)
+            in_user_mode, entry = registers.ring == 3, user_mode.entered_next(memory, registers)
+            if (in_user_mode or entry is not None) and self._set_traps():
+                return self._step_user(vcpu, None if entry is None else Breakpoint(self, entry, memory.physical(entry)))
+        self._registers[vcpu].flush()
 
         def step(inner: Vcpu) -> bool:
             try:
@@ -301,6 +316,40 @@ class Debugger:
                 _set_debug(inner, _WATCH)
 
         return thread.call(step)
+
+    def _step_user(self, vcpu: int, entry: Breakpoint | None) -> bool:
+        """As `_step` in ring 3, or to `entry` in it, on a host that emulates ring 0: by a #DB that is taken back."""
+        thread = self.machine.vcpus[vcpu]
+        self._registers[vcpu].flush()
+        self._user_entry = entry
+        if entry is None:
+            thread.call(user_mode.set_trap_flag)
+        placed = self._traps if entry is None else [*self._traps, entry]
+        self._in_user_step.add(vcpu)
+        for breakpoint in placed:
+            self._insert(breakpoint)
+        try:
+            # A system call or a page fault on the way has the kernel run, until it comes back.
+            while vcpu in self._in_user_step and self.machine.outcome is None:
+                if not thread.call(lambda _: thread.step()):
+                    return False
+        finally:
+            for breakpoint in placed:
+                self._lift(breakpoint)
+            if entry is not None:
+                self._user_entry = None
+                self._in_user_step.discard(vcpu)
+        return True
+
+    def _set_traps(self) -> bool:
+        """Finds the guest's #DB handlers; whether there is one."""
+        self._traps = []
+        for registers in self._registers if self._emulated else ():
+            memory = VirtualMemory(self.machine.memory, registers)
+            handler = user_mode.debug_handler(memory, registers)
+            if handler is not None:
+                self._traps.append(Breakpoint(self, handler, memory.physical(handler)))
+        return bool(self._traps)
 
     # --- registers and memory
 
@@ -349,7 +398,8 @@ class Debugger:
     def _insert(self, breakpoint: Breakpoint) -> None:
         memory = self.machine.memory
         byte = memory.read(breakpoint.physical, 1)[0]
-        if all(other.original is None for other in self.breakpoints if other.physical == breakpoint.physical):
+        others = (other for other in (*self.breakpoints, *self._traps) if other.physical == breakpoint.physical)
+        if all(other.original is None for other in others):
             breakpoint.original = byte
             memory.write(breakpoint.physical, bytes([self._byte]))
 
@@ -390,12 +440,43 @@ class Debugger:
         """Whether a vCPU stands at a breakpoint of ours: then the machine stops."""
         registers = Registers(lambda function: function(vcpu))
         address = registers.pc
-        breakpoint = self._find(VirtualMemory(self._context.memory, registers), address)
-        if breakpoint is None:
-            return False
+        memory = VirtualMemory(self._context.memory, registers)
+        breakpoint = self._find(memory, address)
         # What KVM has queued beside its failure goes with this.
         vcpu.set_regs(vcpu.regs())
+        if breakpoint is None:
+            return self._on_trap(vcpu, memory, registers)
         self._report(Stop(BREAKPOINT, vcpu.id, address, breakpoint))
+        return True
+
+    def _on_trap(self, vcpu: Vcpu, memory: VirtualMemory, registers: Registers) -> bool:
+        """Whether a vCPU stands at a #DB handler of ours: then what came from us is taken back, or it runs on."""
+        pc = registers.pc
+        trap = next((trap for trap in self._traps if trap.original is not None and trap.address == pc), None)
+        if trap is None:
+            return False
+        rip = user_mode.interrupted(memory, registers)
+        if rip is not None:
+            if vcpu.id in self._in_user_step:
+                self._in_user_step.discard(vcpu.id)
+                entry = self._user_entry
+                user_mode.take_back(vcpu, memory, registers, rip if entry is None else entry.address)
+                return True
+            # INT1 is a trap, but a KVM of this kind was seen to deliver it as a fault.
+            for address in (rip, rip - 1):
+                breakpoint = self._find(memory, address)
+                if breakpoint is not None:
+                    user_mode.take_back(vcpu, memory, registers, address)
+                    self._report(Stop(BREAKPOINT, vcpu.id, address, breakpoint))
+                    return True
+        # The guest's own: it runs the instruction that stands there, and goes on.
+        self._lift(trap)
+        thread = self.machine.vcpus[vcpu.id]
+        thread.interrupted = False
+        _set_debug(vcpu, _STEP)
+        thread.step()
+        _set_debug(vcpu, _WATCH)
+        self._insert(trap)
         return True
 
     def _on_end(self, outcome: Outcome) -> None:
