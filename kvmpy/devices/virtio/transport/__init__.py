@@ -1,0 +1,1 @@
+"""How a guest reaches a virtio device: registers in memory, or a PCI function."""
