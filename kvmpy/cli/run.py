@@ -6,7 +6,7 @@ import gc
 import os
 
 from kvmpy.cli.say import RED, YELLOW, printable, say
-from kvmpy.errors import KvmpyError
+from kvmpy.errors import KvmpyError, StateError
 from kvmpy.host.signals import EndSignals
 from kvmpy.host.terminal import Terminal
 from kvmpy.machine.builder import build
@@ -39,14 +39,15 @@ def run(config: MachineConfig) -> int:
     machine: Machine | None = None
 
     def end(number: int) -> None:
-        if machine is None:
-            raise _Interrupted(number)  # Out of the middle of `build`, which undoes what it did.
-        machine.end(_ended_by(number))
-        machine.hurry()  # It may have ended before, and wait for the reader of its output.
+        if machine is not None:
+            machine.end(_ended_by(number))
+            machine.hurry()  # It may have ended before, and wait for the reader of its output.
 
-    with EndSignals(end, terminal.restore):
+    with EndSignals(end, terminal.restore) as signals:
         try:
             with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
+                if signals.received is not None:
+                    end(signals.received)  # It came before there was a machine.
                 for note in (*machine.entry.notes, *machine.cpu.notes):
                     say(note, YELLOW)
                 if machine.gdb is not None:
@@ -55,13 +56,11 @@ def run(config: MachineConfig) -> int:
                     _say_machine(machine)
                 gc.enable()
                 with terminal:
-                    outcome = machine.run(config.timeout)
+                    outcome = _run(machine)
         except KvmpyError as error:
             # A script's part of the traceback, for its author.
             details = getattr(error, "details", "")
             outcome = Outcome(HOST_ERROR, str(error), status=error.status, details=details)
-        except _Interrupted as interrupted:
-            outcome = _ended_by(interrupted.number)
     if config.report is not None:
         from kvmpy.cli.report import write_report
 
@@ -70,12 +69,12 @@ def run(config: MachineConfig) -> int:
     return outcome.status
 
 
-class _Interrupted(BaseException):
-    """A signal asked us to end before there was a machine."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+def _run(machine: Machine) -> Outcome:
+    try:
+        machine.start()
+    except StateError:
+        pass  # A signal ended it before it began.
+    return machine.wait(machine.config.timeout)
 
 
 def _ended_by(number: int) -> Outcome:

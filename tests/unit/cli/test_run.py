@@ -160,6 +160,31 @@ def test_a_signal_ends_the_machine_with_its_status(kernel: Kernel, number: int) 
         assert process.stderr.read().count(b"\n") == 1
 
 
+# Gets the signal while the machine is being built.
+EARLY = """
+import os, sys
+from kvmpy.cli.main import main
+from kvmpy.machine import builder
+
+recognise = builder.recognise
+
+def interrupted(*words):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    return recognise(*words)
+
+builder.recognise = interrupted
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_before_the_machine_ends_it(kernel: Kernel, number: int) -> None:
+    words = [sys.executable, "-c", EARLY, str(int(number)), *command(kernel(say('"x"', end="jmp hang")))[3:]]
+    result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=90)
+    assert (result.returncode, result.stdout) == (128 + number, b"")
+    assert result.stderr.count(b"\n") == 1
+
+
 def test_a_signal_ends_a_machine_that_waits_for_a_slow_reader(kernel: Kernel) -> None:
     words = command(kernel(FLOOD))
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
