@@ -25,6 +25,9 @@ from kvmpy.machine.profile import EMULATED_RING0, profile
 from kvmpy.machine.script import user_mode
 from kvmpy.machine.script.memory import NotMappedError, VirtualMemory
 from kvmpy.machine.script.registers import Registers
+from kvmpy.machine.script.stops import BREAKPOINT, END, PAUSE, STEP, Breakpoint, Stop
+
+__all__ = ["BREAKPOINT", "END", "PAUSE", "STEP", "Breakpoint", "Debugger", "Stop"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,11 +36,6 @@ if TYPE_CHECKING:
     from kvmpy.machine.outcome import Outcome
     from kvmpy.machine.script.symbols import Symbols
 
-BREAKPOINT = "breakpoint"
-STEP = "step"
-PAUSE = "pause"
-END = "end"
-
 INT3 = 0xCC
 INT1 = 0xF1
 
@@ -45,54 +43,6 @@ _BP_VECTOR = 3
 
 _WATCH = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP
 _STEP = _WATCH | KVM_GUESTDBG_SINGLESTEP
-
-
-class Breakpoint:
-    """A stop at `address` (linear); `physical` is where that was when it was set.  `remove` takes it away."""
-
-    __slots__ = ("_debugger", "address", "hits", "original", "physical")
-
-    def __init__(self, debugger: Debugger, address: int, physical: int) -> None:
-        self._debugger = debugger
-        self.address = address
-        self.physical = physical
-        self.hits = 0
-        # The byte that stands in its place while the guest runs; None while it is where it belongs.
-        self.original: int | None = None
-
-    def remove(self) -> None:
-        """The guest runs through from now on.  Twice is fine."""
-        self._debugger.remove(self)
-
-    def __repr__(self) -> str:
-        return f"Breakpoint({self.address:#x}, hits={self.hits})"
-
-
-class Stop:
-    """Why the machine stands still: `reason` is BREAKPOINT, STEP, PAUSE or END.
-
-    `vcpu` is the number of the vCPU that it is about and `address` the linear address of its next instruction;
-    `breakpoint` the one that was hit, and `outcome` how the machine ended, each None for other reasons.
-    """
-
-    __slots__ = ("address", "breakpoint", "outcome", "reason", "vcpu")
-
-    def __init__(
-        self,
-        reason: str,
-        vcpu: int = 0,
-        address: int = 0,
-        breakpoint: Breakpoint | None = None,
-        outcome: Outcome | None = None,
-    ) -> None:
-        self.reason = reason
-        self.vcpu = vcpu
-        self.address = address
-        self.breakpoint = breakpoint
-        self.outcome = outcome
-
-    def __repr__(self) -> str:
-        return f"Stop({self.reason!r}, vcpu={self.vcpu}, address={self.address:#x})"
 
 
 class Debugger:
