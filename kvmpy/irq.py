@@ -23,11 +23,9 @@ class EdgeLine:
     Use it as a context manager, or call `close`.
     """
 
-    __slots__ = ("_fd", "_gsi", "_level", "_vm")
+    __slots__ = ("_fd", "_level")
 
     def __init__(self, vm: Vm, gsi: int) -> None:
-        self._vm = vm
-        self._gsi = gsi
         self._level = False
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:

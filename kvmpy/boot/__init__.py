@@ -66,9 +66,9 @@ def load(
         raise ConfigError("initrd", "a flat binary takes none")
     if cmdline:
         raise ConfigError("append", "a flat binary takes no command line")
-    from kvmpy.boot.flat import put_flat
+    from kvmpy.boot.flat import load_flat
 
-    return put_flat(memory, image, found.protocol)
+    return load_flat(memory, image, found.protocol)
 
 
 def _modules(initrd: Source | None) -> list[Module]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kvmpy.boot.entry import LONG, PROTECTED, REAL, Entry
-from kvmpy.boot.source import open_image
 from kvmpy.errors import ConfigError, GuestMemoryError
 from kvmpy.units import MIB
 from kvmpy.x86.gdt import write_gdt
@@ -12,7 +11,6 @@ from kvmpy.x86.paging import build_identity_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kvmpy.boot.source import Source
     from kvmpy.memory import GuestMemory
 
 # Where a PC's firmware puts a boot sector; and where nothing of ours lies.
@@ -39,12 +37,7 @@ def parse_protocol(text: str) -> tuple[str, int]:
     return name, where
 
 
-def load_flat(memory: GuestMemory, kernel: Source, protocol: str) -> Entry:
-    """Opens the file and loads it as `put_flat` does."""
-    return put_flat(memory, open_image(kernel, "kernel"), protocol)
-
-
-def put_flat(memory: GuestMemory, image: memoryview, protocol: str) -> Entry:
+def load_flat(memory: GuestMemory, image: memoryview, protocol: str) -> Entry:
     """Loads `image` as `protocol` (see `parse_protocol`) says; `ConfigError` where there is no room for it."""
     name, address = parse_protocol(protocol)
     mode = MODE[name]

@@ -13,8 +13,9 @@ from kvmpy.backends.chardev import ConsoleInput, ConsoleOutput
 from kvmpy.backends.escape import Escapes
 from kvmpy.backends.tap import Tap
 from kvmpy.boot import load, recognise
-from kvmpy.devices.legacy.debug import DebugConsole, DebugExit, exit_status
+from kvmpy.devices.legacy.debug import DEBUG_CONSOLE_PORT, DEBUG_EXIT_PORTS, DebugConsole, DebugExit, exit_status
 from kvmpy.devices.legacy.serial import Serial
+from kvmpy.devices.legacy.serial_registers import SERIAL_PORTS
 from kvmpy.irq import EdgeLine, OpenLine
 from kvmpy.kvm import System
 from kvmpy.machine.exits import ExitContext
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from kvmpy.irq import InterruptLine
 
 COM1 = 0x3F8
-DEBUGCON = 0xE9
 COM1_IRQ = 4
 
 
@@ -88,7 +88,7 @@ def _add_platform(machine: Machine, kernel: Kernel | None) -> None:
 
         machine.pc = Pc(machine)
     if config.debug_exit is not None:
-        machine.pio.add(config.debug_exit, 4, DebugExit(partial(_debug_exit, machine)), "debug-exit")
+        machine.pio.add(config.debug_exit, DEBUG_EXIT_PORTS, DebugExit(partial(_debug_exit, machine)), "debug-exit")
 
 
 def _load(machine: Machine, system: System, kernel: Kernel | None) -> None:
@@ -136,10 +136,10 @@ def _add_console(machine: Machine, input_fd: int | None, output_fd: int | None) 
         sink = output.write
     machine.tap = Tap(sink)
     serial = machine.serial = Serial(_line(machine, COM1_IRQ), machine.tap.write)
-    machine.pio.add(COM1, 8, serial, "serial")
+    machine.pio.add(COM1, SERIAL_PORTS, serial, "serial")
     if machine.pc is None:
         # What the simplest of guests print with: one `out`.
-        machine.pio.add(DEBUGCON, 1, DebugConsole(machine.tap.write), "debugcon")
+        machine.pio.add(DEBUG_CONSOLE_PORT, 1, DebugConsole(machine.tap.write), "debugcon")
     if input_fd is not None and machine.config.console == "serial":
         escapes = Escapes(machine.cut, serial.receive_break)
         keyboard = machine.input = ConsoleInput(input_fd, reactor, partial(_receive, serial), escapes)

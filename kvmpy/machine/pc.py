@@ -9,7 +9,7 @@ from kvmpy.devices.acpi.events import GenericEventDevice
 from kvmpy.devices.acpi.generation import VmGenerationId
 from kvmpy.devices.acpi.power import PowerManagement
 from kvmpy.devices.acpi.pvpanic import PvPanic
-from kvmpy.devices.legacy.cmos import Cmos
+from kvmpy.devices.legacy.cmos import CMOS_PORT, CMOS_PORTS, Cmos
 from kvmpy.devices.legacy.i8042 import I8042
 from kvmpy.devices.legacy.ports import PostCodes, SystemControlA
 from kvmpy.devices.pci.bus import PCI_CONFIG_PORT, PCI_CONFIG_PORTS, ConfigPorts, Ecam, PciBus
@@ -50,7 +50,8 @@ class Pc:
             machine.end(Outcome(SHUTDOWN))
 
         low, *high = (region.size for region in machine.memory.regions)
-        pio.add(0x70, 2, Cmos(machine.clock, memory_below_4g=low, memory_above_4g=sum(high)), "rtc")
+        clock = Cmos(machine.clock, memory_below_4g=low, memory_above_4g=sum(high))
+        pio.add(CMOS_PORT, CMOS_PORTS, clock, "rtc")
         keyboard = I8042(reset, irq=stack.enter_context(EdgeLine(vm, KEYBOARD_IRQ)))
         pio.add(0x60, 1, keyboard.data_port, "i8042")
         pio.add(0x64, 1, keyboard.command_port, "i8042")

@@ -1,1 +1,1 @@
-"""The devices that ACPI's tables lead to: power management, events, reset, panic, VM generation ID."""
+"""The devices that ACPI's tables lead to: power management, events, panic, VM generation ID."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INDEX = 0  # the device's two ports
 DATA = 1
 
+CMOS_PORT = 0x70
 CMOS_PORTS = 2
 
 NMI_DISABLE = 0x80  # in the index

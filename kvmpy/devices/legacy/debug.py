@@ -6,7 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEBUG_EXIT_PORT = 0x501  # QEMU's default
 DEBUG_EXIT_PORTS = 4
 
 DEBUG_CONSOLE_PORT = 0xE9

@@ -11,7 +11,6 @@ from threading import Lock
 from kvmpy.devices.pci.config import EXTENDED_SIZE, HEADER_MULTIFUNCTION, HEADER_TYPE
 from kvmpy.devices.state import BYTE, State, integer
 from kvmpy.errors import ConfigError
-from kvmpy.units import MIB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ FUNCTIONS = 8
 
 PCI_CONFIG_PORT = 0xCF8
 PCI_CONFIG_PORTS = 8
-
-ECAM_SIZE_PER_BUS = MIB
 
 # Offsets of the ports.
 CONFIG_ADDRESS = 0
@@ -151,7 +148,7 @@ class ConfigPorts:
 
 
 class Ecam:
-    """Configuration space as memory, `ECAM_SIZE_PER_BUS` for each bus from 0 on; it keeps nothing.
+    """Configuration space as memory, 1 MiB for each bus from 0 on; it keeps nothing.
 
     Other than the ports it reaches the extended registers, from 0x100 on.
     """

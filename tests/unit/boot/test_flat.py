@@ -4,7 +4,6 @@ import pytest
 
 from kvmpy.boot import load
 from kvmpy.boot.entry import LONG, PROTECTED, REAL
-from kvmpy.boot.flat import load_flat
 from kvmpy.errors import ConfigError
 from kvmpy.memory import GuestMemory
 from kvmpy.units import MIB
@@ -70,8 +69,3 @@ def test_a_flat_32_bit_guest_has_no_page_tables_in_its_way(memory):
 def test_what_it_has_no_place_for(memory, option, path):
     with pytest.raises(ConfigError, match=f"{path}: a flat binary"):
         load(memory, b"code", protocol="flat32", **option)
-
-
-def test_the_loader_by_itself(memory, tmp_path):
-    (tmp_path / "code").write_bytes(b"code")
-    assert load_flat(memory, str(tmp_path / "code"), "flat32").rip == MIB

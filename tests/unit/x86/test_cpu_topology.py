@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from kvmpy.kvm import CpuidEntry
 from kvmpy.x86.cpu.topology import for_machine, for_vcpu
-from kvmpy.x86.cpuid import cpuid_for
 
 INTEL, AMD = 0x756E6547, 0x68747541
 
@@ -127,10 +126,3 @@ def test_one_vcpus_cpuid_leaves_the_machines_alone():
     before = [repr(entry) for entry in machine]
     for_vcpu(machine, 1)
     assert [repr(entry) for entry in machine] == before
-
-
-def test_cpuid_for_leaves_what_it_got_alone():
-    supported = cpuid()
-    before = [repr(entry) for entry in supported]
-    cpuid_for(supported, 1, 2)
-    assert [repr(entry) for entry in supported] == before
