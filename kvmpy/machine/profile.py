@@ -14,8 +14,9 @@ import time
 from kvmpy.errors import KvmError
 from kvmpy.machine.profile_cache import host_key, is_virtual, load, store
 from kvmpy.units import PAGE_SIZE
+from kvmpy.x86.cpustate import RFLAGS_RESERVED, enter_long, set_flat_segments
 from kvmpy.x86.layout import IDENTITY_MAP, TSS
-from kvmpy.x86.paging import CR0_PG, CR4_PAE, EFER_LMA, PTE_LARGE, PTE_PRESENT, PTE_USER, PTE_WRITABLE
+from kvmpy.x86.paging import PTE_LARGE, PTE_PRESENT, PTE_USER, PTE_WRITABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,16 +54,13 @@ _PDPT = 2 * PAGE_SIZE
 _DIRECTORY = 3 * PAGE_SIZE
 _SIZE = 4 * PAGE_SIZE
 
-_CR0_PE = 1 << 0
-_CR0_ET = 1 << 4
-_CR0_NE = 1 << 5
-_EFER_LME = 1 << 8
-_RFLAGS_FIXED = 1 << 1
 # Ports are open to every ring.
 _RFLAGS_IOPL_3 = 3 << 12
 
-_CODE_SEGMENT = 0b1011  # execute, read, accessed
-_DATA_SEGMENT = 0b0011  # read, write, accessed
+# Selectors, but for the ring; the segments' hidden parts are set, so there is no GDT behind them.
+_CODE_SELECTOR = 0x08
+_DATA_SELECTOR = 0x10
+_TASK_SELECTOR = 0x18
 
 
 class HostProfile:
@@ -135,19 +133,12 @@ def _create_vcpu(vm: Vm, memory: mmap.mmap) -> Vcpu:
 
 
 def _enter_long_mode(vcpu: Vcpu, ring: int) -> None:
-    """Puts the vCPU into 64-bit mode in `ring`; the segments' hidden parts are set, so that no GDT is needed."""
+    """Puts the vCPU into 64-bit mode in `ring`."""
     sregs = vcpu.sregs()
-    sregs.cr0 = CR0_PG | _CR0_NE | _CR0_ET | _CR0_PE
-    sregs.cr3 = _PML4
-    sregs.cr4 = CR4_PAE
-    sregs.efer = EFER_LMA | _EFER_LME
+    set_flat_segments(sregs, _CODE_SELECTOR | ring, _DATA_SELECTOR | ring, _TASK_SELECTOR, bits=64)
     for segment in (sregs.cs, sregs.ss, sregs.ds, sregs.es, sregs.fs, sregs.gs):
-        segment.selector = 0x10 | ring
-        segment.base, segment.limit, segment.g = 0, 0xFFFFFFFF, 1
-        segment.type, segment.s, segment.present, segment.dpl = _DATA_SEGMENT, 1, 1, ring
-        segment.l, segment.db, segment.unusable = 0, 1, 0
-    sregs.cs.selector = 0x08 | ring
-    sregs.cs.type, sregs.cs.l, sregs.cs.db = _CODE_SEGMENT, 1, 0
+        segment.dpl = ring
+    enter_long(sregs, _PML4)
     vcpu.set_sregs(sregs)
 
 
@@ -167,7 +158,7 @@ def _ring_costs(vcpu: Vcpu, ring: int) -> tuple[float, float]:
 def _time(vcpu: Vcpu, entry: int, loops: int, exits: int, clock: Callable[[], int] = time.perf_counter_ns) -> int:
     """Nanoseconds from `entry` to the `exits`-th port write, with `loops` in RAX."""
     regs = vcpu.regs()
-    regs.rip, regs.rax, regs.rflags = entry, loops, _RFLAGS_FIXED | _RFLAGS_IOPL_3
+    regs.rip, regs.rax, regs.rflags = entry, loops, RFLAGS_RESERVED | _RFLAGS_IOPL_3
     vcpu.set_regs(regs)
     start = clock()
     seen = vcpu.port_write_loop(exits)

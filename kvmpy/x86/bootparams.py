@@ -59,7 +59,7 @@ E820_RESERVED = 2
 SETUP_RNG_SEED = 9
 RNG_SEED_SIZE = 32  # what the kernel's random pool takes in: one BLAKE2s state
 
-_E820_ENTRY = struct.Struct("<QQI")
+E820_ENTRY = struct.Struct("<QQI")
 _SETUP_DATA_HEADER = struct.Struct("<QII")
 
 
@@ -124,7 +124,7 @@ def write_zero_page(
         raise ConfigError("memory", f"{len(table)} e820 entries do not fit the {E820_MAX_ENTRIES} of the zero page")
     page[E820_ENTRIES] = len(table)
     for index, entry in enumerate(table):
-        _E820_ENTRY.pack_into(page, E820_TABLE + index * _E820_ENTRY.size, *entry)
+        E820_ENTRY.pack_into(page, E820_TABLE + index * E820_ENTRY.size, *entry)
     struct.pack_into("<Q", page, SETUP_DATA, _write_setup_data(memory, rng))
     memory.write(layout.ZERO_PAGE, page)
     return layout.ZERO_PAGE

@@ -8,12 +8,12 @@ itself; here RAM with the copy is there from the start, for as much as a chipset
 from __future__ import annotations
 
 import mmap
-import struct
 
 from kvmpy.errors import ConfigError
 from kvmpy.kvm.capabilities import KVM_CAP_READONLY_MEM
 from kvmpy.kvm.vm import KVM_MEM_READONLY
 from kvmpy.units import GIB, KIB, MIB, format_size
+from kvmpy.x86.bootparams import E820_ENTRY, E820_RAM, E820_RESERVED
 from kvmpy.x86.layout import IDENTITY_MAP, TSS_END
 
 TYPE_CHECKING = False
@@ -31,10 +31,6 @@ FIRMWARE_UNIT = 64 * KIB
 SHADOW_MAX = 256 * KIB
 ISA_BIOS_SIZE = 128 * KIB
 ISA_BIOS_END = MIB
-
-E820_RAM = 1
-E820_RESERVED = 2
-_E820_ENTRY = struct.Struct("<QQI")
 
 
 def load_firmware(vm: Vm, memory: GuestMemory, image: bytes | memoryview, slot: int) -> int:
@@ -67,4 +63,4 @@ def e820_file(regions: Iterable[MemoryRegion]) -> bytes:
     """
     table = [(region.start, region.size, E820_RAM) for region in regions]
     table.append((IDENTITY_MAP, TSS_END - IDENTITY_MAP, E820_RESERVED))
-    return b"".join(_E820_ENTRY.pack(*entry) for entry in table)
+    return b"".join(E820_ENTRY.pack(*entry) for entry in table)

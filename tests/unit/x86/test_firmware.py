@@ -6,7 +6,8 @@ import struct
 
 from kvmpy.memory import GuestMemory
 from kvmpy.units import GIB, MIB
-from kvmpy.x86.firmware import E820_RAM, E820_RESERVED, e820_file
+from kvmpy.x86.bootparams import E820_RAM, E820_RESERVED
+from kvmpy.x86.firmware import e820_file
 from kvmpy.x86.layout import IDENTITY_MAP, TSS_END
 
 
