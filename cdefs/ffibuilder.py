@@ -13,12 +13,14 @@ from cffi import FFI
 HERE = Path(__file__).parent
 
 # In the order in which cffi has to read them: a struct before what holds it.
-DECLARATIONS = ("kvm_x86.h", "kvm.h", "vcpu.h")
+DECLARATIONS = ("kvm_x86.h", "kvm.h", "vcpu.h", "io_uring.h", "file.h")
 
 PREAMBLE = """
 #include <linux/kvm.h>
 #include "fallbacks.h"
 #include "vcpu.h"
+#include "io_uring.h"
+#include "file.h"
 """
 
 
