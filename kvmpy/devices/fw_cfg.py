@@ -148,16 +148,17 @@ class FwCfg:
         self._files[name] = _Item(content if on_written is None else bytearray(content), on_written)
         self._build_directory()
 
-    def add_linux(self, setup: bytes, kernel: bytes, *, initrd: bytes = b"", cmdline: str = "") -> None:
+    def add_linux(self, setup: bytes, kernel: bytes, *, initrd: bytes = b"", cmdline: bytes = b"\0") -> None:
         """Adds a kernel for firmware that boots it by itself, as qboot does.
 
-        `setup` and `kernel` are a bzImage's two halves: real-mode code with the setup header, and all behind it.
+        `setup` and `kernel` are a bzImage's two halves: real-mode code with the setup header, and all behind it;
+        `cmdline` has its NUL.
         """
         for size_key, data_key, content in (
             (FW_CFG_SETUP_SIZE, FW_CFG_SETUP_DATA, setup),
             (FW_CFG_KERNEL_SIZE, FW_CFG_KERNEL_DATA, kernel),
             (FW_CFG_INITRD_SIZE, FW_CFG_INITRD_DATA, initrd),
-            (FW_CFG_CMDLINE_SIZE, FW_CFG_CMDLINE_DATA, cmdline.encode() + b"\0"),
+            (FW_CFG_CMDLINE_SIZE, FW_CFG_CMDLINE_DATA, cmdline),
         ):
             self.add_int(size_key, len(content), 4)
             self.add(data_key, content)

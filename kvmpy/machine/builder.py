@@ -82,8 +82,9 @@ def _add_memory(machine: Machine, system: System) -> None:
 
 def _add_platform(machine: Machine, kernel: Kernel | None) -> None:
     config = machine.config
-    if kernel is None or not kernel.is_flat:
-        # A flat guest wants a processor, memory and a console, and starts the sooner for it.
+    # A flat guest wants a processor, memory and a console, and starts the sooner for it.
+    is_bare = config.firmware is None and kernel is not None and kernel.is_flat
+    if not is_bare:
         from kvmpy.machine.pc import Pc
 
         machine.pc = Pc(machine)
@@ -104,7 +105,7 @@ def _load(machine: Machine, system: System, kernel: Kernel | None) -> None:
     if pc is not None and config.firmware is not None:
         from kvmpy.machine.firmware import inform_firmware
 
-        machine.entry = inform_firmware(machine, pc, machine.command_line, COM1)
+        machine.entry = inform_firmware(machine, pc, kernel, COM1)
     elif kernel is not None:
         rsdp = 0
         if pc is not None:

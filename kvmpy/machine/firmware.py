@@ -6,6 +6,7 @@ from functools import partial
 
 from kvmpy.boot.bzimage import BzImage, is_bzimage
 from kvmpy.boot.entry import RESET, Entry
+from kvmpy.boot.place import encode_cmdline
 from kvmpy.boot.source import open_image
 from kvmpy.devices.firmware import SEABIOS_DEBUG_PORT, firmware_config
 from kvmpy.devices.fw_cfg import FW_CFG_PORT, FW_CFG_PORTS
@@ -16,11 +17,15 @@ from kvmpy.x86.table_loader import acpi_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kvmpy.boot import Kernel
     from kvmpy.devices.fw_cfg import FwCfg
     from kvmpy.machine.machine import Machine
     from kvmpy.machine.pc import Pc
 
 _SECTOR = 512
+
+# What firmware says of its work is worth keeping, up to a bound: the guest may write there as long as it likes.
+_LOG_LIMIT = 64 << 10
 
 
 def map_firmware(machine: Machine) -> None:
@@ -30,16 +35,15 @@ def map_firmware(machine: Machine) -> None:
     load_firmware(machine.vm, memory, open_image(config.firmware, "firmware"), len(memory.regions))
 
 
-def inform_firmware(machine: Machine, pc: Pc, command: str, serial_port: int) -> Entry:
+def inform_firmware(machine: Machine, pc: Pc, kernel: Kernel | None, serial_port: int) -> Entry:
     """Adds what the firmware asks for: the machine's parts, ACPI's tables, and the kernel, where there is one.
 
-    Firmware that wants a screen and a keyboard gets the serial port at `serial_port` for both.  `command` is the
-    kernel's command line.
+    Firmware that wants a screen and a keyboard gets the serial port at `serial_port` for both.
     """
     config = machine.config
     told = firmware_config(machine.memory, config.vcpus, serial_console=serial_port, files=acpi_files(pc.platform))
-    if config.kernel is not None:
-        _add_kernel(told, machine, command)
+    if kernel is not None:
+        _add_kernel(told, machine, kernel.image)
     machine.pio.add(FW_CFG_PORT, FW_CFG_PORTS, told, "fw-cfg")
     machine.firmware_log = bytearray()
     machine.pio.add(SEABIOS_DEBUG_PORT, 1, DebugConsole(partial(_keep, machine.firmware_log)), "firmware-log")
@@ -47,21 +51,17 @@ def inform_firmware(machine: Machine, pc: Pc, command: str, serial_port: int) ->
     return Entry(RESET, 0xFFFFFFF0, description=f"firmware {name}")
 
 
-# What firmware says of its work is worth keeping, up to a bound: the guest may write there as long as it likes.
-_LOG_LIMIT = 64 << 10
-
-
 def _keep(log: bytearray, data: bytes) -> None:
     if len(log) < _LOG_LIMIT:
         log += data
 
 
-def _add_kernel(told: FwCfg, machine: Machine, command: str) -> None:
+def _add_kernel(told: FwCfg, machine: Machine, image: memoryview) -> None:
     config = machine.config
-    assert config.kernel is not None
-    image = open_image(config.kernel, "kernel")
     if not is_bzimage(image):
         raise ConfigError("kernel", "firmware starts a bzImage, and no other kind of kernel")
-    size = (BzImage(image).setup_sects + 1) * _SECTOR
+    header = BzImage(image)
+    size = (header.setup_sects + 1) * _SECTOR
+    line = encode_cmdline(machine.command_line, header.cmdline_size)
     initrd = b"" if config.initrd is None else bytes(open_image(config.initrd, "initrd"))
-    told.add_linux(bytes(image[:size]), bytes(image[size:]), initrd=initrd, cmdline=command)
+    told.add_linux(bytes(image[:size]), bytes(image[size:]), initrd=initrd, cmdline=line)

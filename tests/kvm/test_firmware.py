@@ -99,6 +99,12 @@ def test_the_processor_starts_in_the_firmware(machine):
     assert exit_value(machine(firmware(port=EXIT_PORT, value=0x2A))) == 0x2A
 
 
+@pytest.mark.parametrize("protocol", ["flat16", "linux"])
+def test_a_kernel_that_is_no_bzimage_is_refused(machine, protocol):
+    with pytest.raises(ConfigError, match="kernel: firmware starts a bzImage"):
+        machine(rom("hlt"), kernel=b"\xf4", protocol=protocol)
+
+
 def test_the_rom_cannot_be_written(machine, system):
     if not system.check_extension(KVM_CAP_READONLY_MEM):
         pytest.skip("this KVM has no read-only memory")
@@ -212,7 +218,8 @@ def test_qboot_starts_a_kernel(machine):
     code = assemble("mov al, 0x2a\n out 0xf4, al\n hlt", bits=16, origin=HEADER_END)
     kernel = bytearray(bzimage(b"protected mode"))
     kernel[HEADER_END : HEADER_END + len(code)] = code
-    made = machine(image(QBOOT), 32 * MIB, kernel=bytes(kernel), initrd=b"the initrd", append="quiet")
+    # Bytes that are no text come from our own command line as they are, and go on as they are.
+    made = machine(image(QBOOT), 32 * MIB, kernel=bytes(kernel), initrd=b"the initrd", append="quiet \udcff")
     assert exit_value(made) == 0x2A
     # Loaded where a bzImage belongs.
     assert made.memory.read(MIB + 0x400, 14) == b"protected mode"

@@ -146,7 +146,7 @@ def test_a_name_that_the_directory_cannot_hold_is_refused(device, name):
 
 
 def test_a_kernel_is_eight_items(device, ports):
-    device.add_linux(b"setup", b"kernel", initrd=b"initrd", cmdline="quiet")
+    device.add_linux(b"setup", b"kernel", initrd=b"initrd", cmdline=b"quiet\0")
     assert read_item(ports, 0x17, 4) == b"\x05\0\0\0"
     assert read_item(ports, 0x18, 5) == b"setup"
     assert read_item(ports, 0x11, 6) == b"kernel"
