@@ -130,8 +130,8 @@ class ConsoleOutput:
                 self._drop()
                 self._unwatch()
                 self._stream.close()
-                os.close(self._wake)
-                self._wake = -1
+                wake, self._wake = self._wake, -1  # `release` takes no lock.
+                os.close(wake)
 
     @property
     def waiting(self) -> int:

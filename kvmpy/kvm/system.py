@@ -109,4 +109,5 @@ class System(KvmFd):
 
         `kind` is one of the bits that `check_extension(KVM_CAP_VM_TYPES)` has set, such as `KVM_X86_SW_PROTECTED_VM`.
         """
-        return Vm(ioctl_value(self.fd, "KVM_CREATE_VM", kind), self.vcpu_mmap_size())
+        vcpu_mmap_size = self.vcpu_mmap_size()
+        return Vm(ioctl_value(self.fd, "KVM_CREATE_VM", kind), vcpu_mmap_size)

@@ -88,6 +88,8 @@ class Reactor:
     def _loop(self) -> None:
         while not self._stopping:
             for fd, events in self._epoll.poll():
+                if self._stopping:
+                    return
                 if fd == self._wake:
                     os.eventfd_read(fd)
                     self._call_all_soon()

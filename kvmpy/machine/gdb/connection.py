@@ -10,6 +10,7 @@ import os
 import select
 import threading
 from collections import deque
+from contextlib import ExitStack
 
 from kvmpy.errors import KvmpyError, StateError
 from kvmpy.machine.gdb.packets import (
@@ -64,21 +65,20 @@ class Connection:
 
     def serve(self) -> None:
         """Takes the machine over, and lets it run on when the client is gone, however it went."""
-        try:
-            debugger = self._machine.debugger()
-        except StateError:
-            return  # A script debugs it already.
         self._done = os.eventfd(0, os.EFD_CLOEXEC)
-        try:
+        with ExitStack() as stack:
+            stack.callback(os.close, self._done)
+            try:
+                debugger = self._machine.debugger()
+            except StateError:
+                return  # A script debugs it already.
+            stack.callback(self._machine.resume)
+            stack.callback(debugger.close)
             self._poll = select.poll()
             for fd in (self._client, self._listener, self._wake, self._done):
                 self._poll.register(fd, select.POLLIN)
             self._client.settimeout(PATIENCE)
             self._talk(Session(debugger), debugger)
-        finally:
-            debugger.close()
-            self._machine.resume()
-            os.close(self._done)
 
     def _talk(self, session: Session, debugger: Debugger) -> None:
         while True:

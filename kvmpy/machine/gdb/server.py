@@ -28,9 +28,13 @@ class GdbServer:
 
     def __init__(self, machine: Machine, address: GdbAddress) -> None:
         self._machine = machine
-        self._listener, self.address = _listen(address)
-        self._socket_id = _socket_id(address.path)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        try:
+            self._listener, self.address = _listen(address)
+        except BaseException:
+            os.close(self._wake)
+            raise
+        self._socket_id = _socket_id(address.path)
         self._lock = threading.Lock()
         self._closed = False
         self._released = False
