@@ -20,43 +20,10 @@ from kvmpy.kvm.stats import read_stats
 from kvmpy.kvm.structs import REGISTER_NAMES
 from kvmpy.kvm.vm import KVM_IRQCHIP_IOAPIC, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_FILTER_READ
 from kvmpy.memory import GuestMemory
-from kvmpy.testing.asm import assemble
+from kvmpy.testing.vcpus import load
 from kvmpy.units import MIB
 
-ORIGIN = 0x1000
 MSR_IA32_TSC_AUX = 0xC0000103
-
-
-@pytest.fixture
-def vm(system):
-    with system.create_vm() as made:
-        yield made
-
-
-@pytest.fixture
-def memory(vm):
-    with GuestMemory(MIB) as ram:
-        for slot, region in enumerate(ram.regions):
-            vm.set_memory_region(slot, region.start, region.buffer)
-        yield ram
-
-
-@pytest.fixture
-def vcpu(vm):
-    with vm.create_vcpu(0) as made:
-        yield made
-
-
-def load(memory, vcpu, source):
-    """Puts real-mode code into the guest, ready to run."""
-    memory.write(ORIGIN, assemble(source, bits=16, origin=ORIGIN))
-    sregs = vcpu.sregs()
-    for segment in (sregs.cs, sregs.ds):
-        segment.base = segment.selector = 0
-    vcpu.set_sregs(sregs)
-    regs = vcpu.regs()
-    regs.rip, regs.rflags = ORIGIN, 2
-    vcpu.set_regs(regs)
 
 
 def test_kvm_has_what_every_machine_needs(system):

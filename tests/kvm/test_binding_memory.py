@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 
@@ -23,44 +22,10 @@ from kvmpy.kvm.exits import KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_HLT
 from kvmpy.kvm.system import KVM_X86_SW_PROTECTED_VM
 from kvmpy.kvm.vm_memory import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from kvmpy.memory import GuestMemory
-from kvmpy.testing.asm import assemble
+from kvmpy.testing.vcpus import load, refused
 from kvmpy.units import MIB
 
-ORIGIN = 0x1000
-NOT_THERE = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP)
 ENTRIES = 1024
-
-
-@pytest.fixture
-def vm(system):
-    with system.create_vm() as made:
-        yield made
-
-
-@pytest.fixture
-def memory(vm):
-    with GuestMemory(MIB) as ram:
-        vm.set_memory_region(0, 0, ram.regions[0].buffer)
-        yield ram
-
-
-def refused(call, *arguments):
-    """What a KVM without the feature says: one clean error."""
-    with pytest.raises(KvmError) as caught:
-        call(*arguments)
-    assert caught.value.errno in NOT_THERE
-    assert caught.value.call.startswith("KVM_")
-
-
-def load(memory, vcpu, source):
-    memory.write(ORIGIN, assemble(source, bits=16, origin=ORIGIN))
-    sregs = vcpu.sregs()
-    for segment in (sregs.cs, sregs.ds, sregs.es):
-        segment.base = segment.selector = 0
-    vcpu.set_sregs(sregs)
-    regs = vcpu.regs()
-    regs.rip, regs.rflags = ORIGIN, 2
-    vcpu.set_regs(regs)
 
 
 def pages(bitmap):

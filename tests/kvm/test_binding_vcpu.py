@@ -25,52 +25,12 @@ from kvmpy.kvm.capabilities import (
 from kvmpy.kvm.exits import KVM_EXIT_HLT, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IRQ_WINDOW_OPEN
 from kvmpy.kvm.sync_regs import KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, SyncRegs
 from kvmpy.kvm.vcpu_state import KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, msr_register
-from kvmpy.memory import GuestMemory
 from kvmpy.testing.asm import assemble
-from kvmpy.units import MIB
+from kvmpy.testing.guests import LOAD_ADDRESS
+from kvmpy.testing.vcpus import load, refused
 
-ORIGIN = 0x1000
-NOT_THERE = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENXIO)
 MSR_KERNEL_GS_BASE = 0xC0000102
 ALL = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS
-
-
-@pytest.fixture
-def vm(system):
-    with system.create_vm() as made:
-        yield made
-
-
-@pytest.fixture
-def memory(vm):
-    with GuestMemory(MIB) as ram:
-        vm.set_memory_region(0, 0, ram.regions[0].buffer)
-        yield ram
-
-
-@pytest.fixture
-def vcpu(vm):
-    with vm.create_vcpu(0) as made:
-        yield made
-
-
-def refused(call, *arguments):
-    """What a KVM without the feature says: one clean error."""
-    with pytest.raises(KvmError) as caught:
-        call(*arguments)
-    assert caught.value.errno in NOT_THERE
-    assert caught.value.call.startswith("KVM_")
-
-
-def load(memory, vcpu, source):
-    memory.write(ORIGIN, assemble(source, bits=16, origin=ORIGIN))
-    sregs = vcpu.sregs()
-    for segment in (sregs.cs, sregs.ds, sregs.ss):
-        segment.base = segment.selector = 0
-    vcpu.set_sregs(sregs)
-    regs = vcpu.regs()
-    regs.rip, regs.rflags, regs.rsp = ORIGIN, 2, 0x8000
-    vcpu.set_regs(regs)
 
 
 # --- shared registers
@@ -88,7 +48,7 @@ def test_shared_registers_hold_before_the_first_run(system, memory, vcpu):
     load(memory, vcpu, "hlt")
     shared = synced(system, vcpu)
     assert isinstance(shared, SyncRegs)
-    assert shared.regs.rip == ORIGIN
+    assert shared.regs.rip == LOAD_ADDRESS
     assert shared.sregs.cs.base == 0
     assert shared.valid == ALL
     assert shared.dirty == 0

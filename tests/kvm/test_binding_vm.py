@@ -8,7 +8,7 @@ import select
 
 import pytest
 
-from kvmpy.kvm import KvmError, MsrRange
+from kvmpy.kvm import MsrRange
 from kvmpy.kvm.capabilities import (
     KVM_CAP_EXIT_HYPERCALL,
     KVM_CAP_GET_MSR_FEATURES,
@@ -22,45 +22,10 @@ from kvmpy.kvm.capabilities import (
 from kvmpy.kvm.device import KVM_DEV_TYPE_VFIO
 from kvmpy.kvm.exits import KVM_EXIT_IOAPIC_EOI
 from kvmpy.kvm.vm import KVM_MSR_FILTER_READ, KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY
-from kvmpy.memory import GuestMemory
 from kvmpy.testing.asm import assemble
-from kvmpy.units import MIB
+from kvmpy.testing.vcpus import NOT_THERE, load, refused
 
-ORIGIN = 0x1000
-NOT_THERE = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENXIO)
 KVM_HC_MAP_GPA_RANGE = 12
-
-
-@pytest.fixture
-def vm(system):
-    with system.create_vm() as made:
-        yield made
-
-
-@pytest.fixture
-def memory(vm):
-    with GuestMemory(MIB) as ram:
-        vm.set_memory_region(0, 0, ram.regions[0].buffer)
-        yield ram
-
-
-def refused(call, *arguments, numbers=NOT_THERE):
-    """What a KVM without the feature says: one clean error."""
-    with pytest.raises(KvmError) as caught:
-        call(*arguments)
-    assert caught.value.errno in numbers
-    assert caught.value.call.startswith("KVM_")
-
-
-def load(memory, vcpu, source):
-    memory.write(ORIGIN, assemble(source, bits=16, origin=ORIGIN))
-    sregs = vcpu.sregs()
-    for segment in (sregs.cs, sregs.ds, sregs.ss):
-        segment.base = segment.selector = 0
-    vcpu.set_sregs(sregs)
-    regs = vcpu.regs()
-    regs.rip, regs.rflags, regs.rsp = ORIGIN, 2, 0x8000
-    vcpu.set_regs(regs)
 
 
 # --- interrupts

@@ -36,12 +36,6 @@ next:
 
 
 @pytest.fixture
-def vm(system):
-    with system.create_vm() as made:
-        yield made
-
-
-@pytest.fixture
 def run(vm):
     """Puts code into memory and gives a function that runs it on a vCPU until it halts, with the words it said."""
     memory = mmap.mmap(-1, 1 << 16)
