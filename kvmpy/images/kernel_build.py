@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -175,3 +176,24 @@ def _run(command: list[str], *, each: Callable[[str], None] | None = None) -> li
     if status:
         raise KvmpyError(f"`{' '.join(command[:5])} ...` ended with status {status}: {' | '.join(last)}")
     return list(last)
+
+
+def main(words: list[str] | None = None) -> int:
+    """`python3 -m kvmpy.images.kernel_build [base|full]`: builds a kernel and prints the path of its vmlinux."""
+    words = sys.argv[1:] if words is None else words
+    if len(words) > 1 or set(words) & {"-h", "--help"}:
+        print("usage: build-guest-kernel [base|full]", file=sys.stderr)
+        return 0 if set(words) & {"-h", "--help"} else 2
+    try:
+        kernel = build(words[0] if words else "base", kernels.plain_progress)
+    except KvmpyError as error:
+        print(f"kvmpy: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    print(kernel.path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

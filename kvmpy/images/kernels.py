@@ -1,7 +1,7 @@
 """Guest kernels in the cache: what is there, under which name, and how a new one gets in whole or not at all.
 
 A kernel's folder is named by a hash over all that decides what it is: the configuration fragments, the version of
-the source package, and the recipe here.  Run as a module (`python3 -m kvmpy.images.kernels base`) it builds one.
+the source package, and the recipe here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kvmpy.errors import ConfigError, HostError, ImageError, KvmpyError
+from kvmpy.errors import ConfigError, HostError, ImageError
 from kvmpy.images import cache
 
 SOURCE_PACKAGE = "linux-source-6.1"
@@ -251,26 +251,3 @@ def plain_progress(step: str, done: int, total: int) -> None:
         print(f"kvmpy: {step}", file=sys.stderr, flush=True)
     elif done % 100 == 0:
         print(f"kvmpy: {step}: {done} of about {total}", file=sys.stderr, flush=True)
-
-
-def main(words: list[str] | None = None) -> int:
-    """`python3 -m kvmpy.images.kernels [base|full]`: builds a kernel and prints the path of its vmlinux."""
-    from kvmpy.images.kernel_build import build
-
-    words = sys.argv[1:] if words is None else words
-    if len(words) > 1 or set(words) & {"-h", "--help"}:
-        print("usage: build-guest-kernel [base|full]", file=sys.stderr)
-        return 0 if set(words) & {"-h", "--help"} else 2
-    try:
-        kernel = build(words[0] if words else "base", plain_progress)
-    except KvmpyError as error:
-        print(f"kvmpy: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
-    print(kernel.path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
