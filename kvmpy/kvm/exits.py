@@ -9,46 +9,22 @@ from __future__ import annotations
 
 from kvmpy.kvm._ffi import lib
 from kvmpy.kvm.exit_views import (
-    DebugExit as DebugExit,
-)
-from kvmpy.kvm.exit_views import (
-    FailEntryExit as FailEntryExit,
-)
-from kvmpy.kvm.exit_views import (
-    InternalErrorExit as InternalErrorExit,
-)
-from kvmpy.kvm.exit_views import (
-    IoExit as IoExit,
-)
-from kvmpy.kvm.exit_views import (
-    MmioExit as MmioExit,
-)
-from kvmpy.kvm.exit_views import (
-    MsrExit as MsrExit,
-)
-from kvmpy.kvm.exit_views import (
-    SystemEventExit as SystemEventExit,
+    DebugExit,
+    FailEntryExit,
+    InternalErrorExit,
+    IoExit,
+    MmioExit,
+    MsrExit,
+    SystemEventExit,
 )
 from kvmpy.kvm.rare_exit_views import (
-    HypercallExit as HypercallExit,
-)
-from kvmpy.kvm.rare_exit_views import (
-    HypervExit as HypervExit,
-)
-from kvmpy.kvm.rare_exit_views import (
-    IoapicEoiExit as IoapicEoiExit,
-)
-from kvmpy.kvm.rare_exit_views import (
-    MemoryFaultExit as MemoryFaultExit,
-)
-from kvmpy.kvm.rare_exit_views import (
-    NotifyExit as NotifyExit,
-)
-from kvmpy.kvm.rare_exit_views import (
-    TprAccessExit as TprAccessExit,
-)
-from kvmpy.kvm.rare_exit_views import (
-    UnknownExit as UnknownExit,
+    HypercallExit,
+    HypervExit,
+    IoapicEoiExit,
+    MemoryFaultExit,
+    NotifyExit,
+    TprAccessExit,
+    UnknownExit,
 )
 
 TYPE_CHECKING = False

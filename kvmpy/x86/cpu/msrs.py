@@ -10,7 +10,7 @@ from kvmpy.kvm.vm import KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_UNKNOWN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.kvm import Vm
-    from kvmpy.kvm.exits import MsrExit
+    from kvmpy.kvm.exit_views import MsrExit
 
 FAULT = "fault"
 ZERO = "zero"
