@@ -13,7 +13,7 @@ from cffi import FFI
 HERE = Path(__file__).parent
 
 # In the order in which cffi has to read them: a struct before what holds it.
-DECLARATIONS = ("kvm_x86.h", "kvm.h", "vcpu.h", "io_uring.h", "file.h")
+DECLARATIONS = ("kvm_x86.h", "kvm.h", "vcpu.h", "io_uring.h", "file.h", "virtqueue.h")
 
 PREAMBLE = """
 #include <linux/kvm.h>
@@ -21,6 +21,7 @@ PREAMBLE = """
 #include "vcpu.h"
 #include "io_uring.h"
 #include "file.h"
+#include "virtqueue.h"
 """
 
 
