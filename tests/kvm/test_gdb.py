@@ -573,6 +573,14 @@ def test_packets_that_are_too_long_are_refused(stub):
         assert client.ask(b"qC") == b"QC1"
 
 
+def test_who_talks_for_long_while_the_guest_stands_is_heard_to_the_end(stub):
+    _, server = stub(COUNTER)
+    with Client(server) as client:
+        written = bytes(4096)
+        for start in range(MIB, MIB + 64 * len(written), len(written)):
+            assert client.ask(b"M%x,%x:%b" % (start, len(written), written.hex().encode())) == b"OK"
+
+
 def test_who_talks_without_end_while_the_guest_runs_is_sent_away(stub):
     machine, server = stub(COUNTER)
     with Client(server) as client:

@@ -85,6 +85,7 @@ class Connection:
             while not self._pending:
                 if self._gone:
                     return
+                self._ahead = 0
                 self._hear()
             event = self._pending.popleft()
             if event == RESEND:
