@@ -7,7 +7,7 @@ import os
 import struct
 from functools import partial
 
-from kvmpy.errors import StateError
+from kvmpy.errors import KvmError, StateError
 from kvmpy.kvm._ffi import check, ffi, ioctl, lib
 from kvmpy.kvm.exits import Exit
 from kvmpy.kvm.vcpu_state import (
@@ -49,6 +49,9 @@ _COALESCED_ENTRY = 24
 _SIGNALS = 64
 _SIGNAL_MASK = struct.Struct("<IQ")
 
+# What stands in for a struct kvm_run that may be gone.
+_NOWHERE = ffi.new("struct kvm_run *")
+
 
 class Vcpu(VcpuState):
     """One virtual processor; `Vm.create_vcpu` makes it.  A context manager.
@@ -62,7 +65,11 @@ class Vcpu(VcpuState):
         self._tid = 0
         self._sync: SyncRegs | None = None
         self._dirty_ring_entries = dirty_ring_entries
-        self._map = mmap.mmap(fd, mmap_size, flags=mmap.MAP_SHARED)
+        try:
+            self._map = mmap.mmap(fd, mmap_size, flags=mmap.MAP_SHARED)
+        except OSError as error:
+            os.close(fd)
+            raise KvmError("mmap", error.errno or 0) from error
         self._mapping = ffi.from_buffer(self._map)
         self._run = ffi.cast("struct kvm_run *", self._mapping)
         self.memory = memoryview(self._map)
@@ -105,9 +112,10 @@ class Vcpu(VcpuState):
 
     def kick(self) -> None:
         """Ends the KVM_RUN that is under way in another thread, or the next one, with `KVM_EXIT_INTR`."""
+        # In C, where other threads run meanwhile, `close` might take the memory away.
         self._run.immediate_exit = 1
         if self._tid:
-            lib.kvmpy_kick(self._tid, self._run)
+            lib.kvmpy_kick(self._tid, _NOWHERE)
 
     @property
     def immediate_exit(self) -> bool:
