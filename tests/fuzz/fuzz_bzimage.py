@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import sys
-import tempfile
-from pathlib import Path
 
-try:
-    import atheris
-except ImportError:
-    sys.exit("fuzzing needs the Python package atheris: pip install atheris")
+from kvmpy.testing.fuzz import fuzz, instrumented
 
-with atheris.instrument_imports(include=["kvmpy"]):
+with instrumented():
     from kvmpy.boot import load
     from kvmpy.errors import KvmpyError
     from kvmpy.memory import GuestMemory
@@ -39,13 +33,5 @@ def one_input(data: bytes) -> None:
             pass
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for index, seed in enumerate(CORPUS):
-            Path(folder, f"seed-{index}").write_bytes(seed)
-        atheris.Setup([*sys.argv, folder], one_input)
-        atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(one_input, CORPUS)

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from pathlib import Path
+from kvmpy.testing.fuzz import fuzz, instrumented
 
-try:
-    import atheris
-except ImportError:
-    sys.exit("fuzzing needs the Python package atheris: pip install atheris")
-
-with atheris.instrument_imports(include=["kvmpy"]):
+with instrumented():
     from kvmpy.errors import ImageError
     from kvmpy.images import cpio
 
@@ -49,13 +42,5 @@ def one_input(data: bytes) -> None:
         assert found[names[0]].mode == entry.mode
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for index, seed in enumerate(CORPUS):
-            Path(folder, f"seed-{index}").write_bytes(seed)
-        atheris.Setup([*sys.argv, folder], one_input)
-        atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(one_input, CORPUS)

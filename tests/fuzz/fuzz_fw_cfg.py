@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from kvmpy.testing.fuzz import fuzz, instrumented
 
-try:
-    import atheris
-except ImportError:
-    sys.exit("fuzzing needs the Python package atheris: pip install atheris")
-
-with atheris.instrument_imports(include=["kvmpy"]):
+with instrumented():
     from kvmpy.devices.fw_cfg import FW_CFG_PORTS, FwCfg, FwCfgState
     from kvmpy.memory import GuestMemory
 
@@ -40,10 +35,5 @@ def one_input(data: bytes) -> None:
     assert len(device.files()["etc/writable"]) == 16
 
 
-def main() -> None:
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(one_input)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from kvmpy.testing.fuzz import fuzz, instrumented
 
-try:
-    import atheris
-except ImportError:
-    sys.exit("fuzzing needs the Python package atheris: pip install atheris")
-
-with atheris.instrument_imports(include=["kvmpy.machine.gdb"]):
+with instrumented("kvmpy.machine.gdb"):
     from kvmpy.config.machine import MachineConfig
     from kvmpy.errors import ConfigError
     from kvmpy.machine.builder import build
@@ -42,10 +37,5 @@ def one_input(data: bytes) -> None:
         pass
 
 
-def main() -> None:
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(one_input)

@@ -6,16 +6,10 @@ import bz2
 import gzip
 import lzma
 import struct
-import sys
-import tempfile
-from pathlib import Path
 
-try:
-    import atheris
-except ImportError:
-    sys.exit("fuzzing needs the Python package atheris: pip install atheris")
+from kvmpy.testing.fuzz import fuzz, instrumented
 
-with atheris.instrument_imports(include=["kvmpy"]):
+with instrumented():
     import kvmpy.boot.lzo  # noqa: F401  (imported later it would not be instrumented)
     from kvmpy.boot.unpack import unpack
     from kvmpy.errors import KvmpyError
@@ -47,13 +41,5 @@ def one_input(data: bytes) -> None:
         pass
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for index, seed in enumerate(CORPUS):
-            Path(folder, f"seed-{index}").write_bytes(seed)
-        atheris.Setup([*sys.argv, folder], one_input)
-        atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(one_input, CORPUS)
