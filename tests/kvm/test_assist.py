@@ -422,6 +422,43 @@ def test_xmm8_to_xmm15_are_their_own(guest):
     assert xmm(guest, 0) == B
 
 
+# --- x87
+
+
+def test_x87_computes(guest):
+    # fninit; fldcw; fld1; fild dword; fdivp: 1/3, in double precision, stored as it is; fistp of 3.
+    guest.control(cr0=2)
+    source = "\n".join(
+        [
+            "db 0xdb, 0xe3",
+            "db 0xd9, 0x2b",
+            "db 0xd9, 0xe8",
+            "db 0xdb, 0x43, 0x04",
+            "db 0xde, 0xf9",
+            "db 0xdd, 0x53, 0x08",
+            "db 0xda, 0x4b, 0x04",
+            "db 0xdb, 0x5b, 0x10",
+            "db 0xd9, 0x7b, 0x14",
+            "db 0xdd, 0x7b, 0x16",
+        ]
+    )
+    guest.completes(source, struct.pack("<HHi", 0x27F, 0, 3), rbx=DATA)
+    third, one, control, status = struct.unpack("<diHH", guest.memory.read(DATA + 8, 16))
+    assert third == 1 / 3
+    assert (one, control) == (1, 0x27F)
+    assert status & 0x3F == 0x20  # Nothing but a result that was rounded.
+
+
+def test_x87_after_a_task_switch_is_nm(guest):
+    guest.control(cr0=8)
+    guest.faults(NM, "db 0xd9, 0xe8")
+
+
+def test_an_x87_load_of_a_missing_page_is_a_page_fault(guest):
+    guest.faults(PF, "db 0xd9, 0x03", error=0, rbx=ABSENT)
+    assert guest.vcpu.sregs().cr2 == ABSENT
+
+
 # --- XSAVE
 
 

@@ -61,3 +61,12 @@ def test_memtest_reaches_its_screen(machine):
     assert "Memtest86+ v" in lines[0], "\n".join(lines)
     assert "64MB" in lines[5]
     assert "1 Cores" in lines[7]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3 * LONG_ENOUGH)
+def test_memtest_tests_memory_without_an_error(machine):
+    lines = until(machine, lambda lines: "Status: Testing" in lines[7] and "Test #" in lines[3])
+    assert "Status: Testing" in lines[7], "\n".join(lines)
+    assert "Errors: 0 " in lines[8]
+    assert machine.outcome is None

@@ -25,6 +25,7 @@ _PLAIN = frozenset((0x9B, 0xCC))
 _WITH_MODRM = frozenset(
     0x0F00 | opcode for opcode in bytes.fromhex("01 10 11 28 29 2b 57 6e 6f 7e 7f ae b8 c7 d6 e7 ef")
 )
+_X87 = frozenset(range(0xD8, 0xE0))
 # Where ModRM.reg is part of the opcode, and where the whole byte is (when it names no memory).
 _GROUPS = frozenset((0x0FAE, 0x0FC7))
 _GROUP_7 = 0x0F01
@@ -38,10 +39,10 @@ class Instruction:
     """One decoded instruction.
 
     `opcode` is one byte, or 0x0fxx; `prefix` is the one that belongs to the opcode: 0xf3, 0xf2, 0x66 or 0;
-    `digit` is ModRM.reg where it extends the opcode, the ModRM byte for opcode 0x0f01, else None.  `operand_size`
-    and `address_size` are in bits.  `reg` and `rm` have their REX bit; `is_memory` says that the operand is
-    memory, at `segment`: `base + (index << scale) + displacement`, with None for a register that is not
-    there and `rip_relative` where the base is the address of the next instruction.
+    `digit` is ModRM.reg where it extends the opcode, the ModRM byte for opcode 0x0f01 and for an x87 instruction on
+    registers, else None.  `operand_size` and `address_size` are in bits.  `reg` and `rm` have their REX bit;
+    `is_memory` says that the operand is memory, at `segment`: `base + (index << scale) + displacement`, with None for
+    a register that is not there and `rip_relative` where the base is the address of the next instruction.
     """
 
     __slots__ = (
@@ -133,7 +134,7 @@ def decode(code: bytes, bits: int) -> Instruction | None:
     insn.rex_w = bool(rex & 8)
     insn.operand_size = _operand_size(bits, rex, OPERAND_SIZE in prefixes)
     insn.address_size = _address_size(bits, _ADDRESS_SIZE in prefixes)
-    if byte in _WITH_MODRM:
+    if byte in _WITH_MODRM or byte in _X87:
         if not _read_modrm(reader, insn, rex, bits):
             return None
     elif byte not in _PLAIN:
@@ -167,6 +168,8 @@ def _read_modrm(reader: _Reader, insn: Instruction, rex: int, bits: int) -> bool
         insn.digit = modrm >> 3 & 7
     elif insn.opcode == _GROUP_7:
         insn.digit = modrm
+    elif insn.opcode in _X87:
+        insn.digit = modrm >> 3 & 7 if insn.is_memory else modrm
     if not insn.is_memory:
         return True
     if insn.address_size == 16:

@@ -24,6 +24,7 @@ from kvmpy.machine.assist.cpu import (
     Fault,
 )
 from kvmpy.machine.assist.sse import SSE
+from kvmpy.machine.assist.x87 import X87
 from kvmpy.machine.assist.xstate import XSTATE
 
 TYPE_CHECKING = False
@@ -122,5 +123,6 @@ INSTRUCTIONS: dict[tuple[int, int, int | None], Callable[[Cpu], None]] = {
     (0, 0x0FC7, 1): cmpxchg8b_16b,
     **SSE,
     **XSTATE,
+    **X87,
 }
 """`Instruction.key` → the function that does it."""
