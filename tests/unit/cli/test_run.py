@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ import pytest
 
 from kvmpy.testing.asm import assemble
 from kvmpy.testing.images import ElfSegment, elf_image
+from kvmpy.testing.terminal import TerminalProcess
 from kvmpy.units import MIB
 
 pytestmark = pytest.mark.kvm
@@ -265,42 +261,14 @@ def test_verbose_says_on_standard_error_what_is_done(kernel: Kernel) -> None:
     assert b"32 MiB" in result.stderr
 
 
-class Session:
+class Session(TerminalProcess):
     """`kvmpy boot` on a terminal of its own."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.master, self.slave = pty.openpty()
-        self.before = termios.tcgetattr(self.slave)
-        self.seen = b""
-        self.process = subprocess.Popen(
-            words,
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-
-    def expect(self, text: bytes) -> None:
-        while text not in self.seen:
-            assert select.select([self.master], [], [], 20)[0], self.seen
-            self.seen += os.read(self.master, 1000)
-        self.seen = self.seen.partition(text)[2]
-
-    def send(self, data: bytes) -> None:
-        os.write(self.master, data)
 
     def end(self) -> int:
         """The status, with the terminal seen to be as it was."""
-        status = self.process.wait(20)
-        assert termios.tcgetattr(self.slave) == self.before
+        status = self.wait()
+        assert self.modes() == self.before
         return status
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
 
 
 @pytest.fixture
@@ -338,7 +306,7 @@ def test_ctrl_a_h_helps(session: Callable[[str], Session]) -> None:
 def test_the_terminal_comes_back_after_a_signal(session: Callable[[str], Session], number: int) -> None:
     one = session(ECHO + RESET)
     one.expect(b">")
-    one.process.send_signal(number)
+    one.signal(number)
     assert one.end() == 128 + number
 
 

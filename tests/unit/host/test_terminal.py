@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import pty
 import select
 import signal
-import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from kvmpy.testing.terminal import TerminalProcess
+
+Make = Callable[[str], TerminalProcess]
+
 CHILD = """
-import fcntl, os, sys, termios
+import os, sys
 from kvmpy.host.terminal import Terminal
 from kvmpy.host.signals import EndSignals
-
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 def say(text):
     os.write(1, text.encode() + b"\\n")
@@ -27,56 +27,12 @@ def say(text):
 """
 
 
-class Child:
-    """A process on a terminal of its own, as the leader of its session and in the foreground."""
-
-    def __init__(self, body: str) -> None:
-        self.seen = b""
-        self.master, self.slave = pty.openpty()
-        self.before = self.modes()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD.format(body=body)],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            start_new_session=True,
-        )
-
-    def modes(self) -> list[object]:
-        return termios.tcgetattr(self.slave)
-
-    @property
-    def is_raw(self) -> bool:
-        return not termios.tcgetattr(self.slave)[3] & termios.ICANON
-
-    def expect(self, text: bytes) -> None:
-        while text not in self.seen:
-            assert select.select([self.master], [], [], 20)[0], self.seen
-            self.seen += os.read(self.master, 1000)
-        self.seen = self.seen.partition(text)[2]
-
-    def send(self, data: bytes) -> None:
-        os.write(self.master, data)
-
-    def wait(self) -> int:
-        return self.process.wait(20)
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
-
-
 @pytest.fixture
-def child() -> Iterator[Callable[[str], Child]]:
-    made: list[Child] = []
+def child() -> Iterator[Make]:
+    made: list[TerminalProcess] = []
 
-    def make(body: str) -> Child:
-        made.append(Child(body))
+    def make(body: str) -> TerminalProcess:
+        made.append(TerminalProcess([sys.executable, "-c", CHILD.format(body=body)]))
         return made[-1]
 
     yield make
@@ -93,7 +49,7 @@ os.read(0, 1)
 """
 
 
-def test_keys_come_at_once_and_unchanged_and_are_not_echoed(child: Callable[[str], Child]) -> None:
+def test_keys_come_at_once_and_unchanged_and_are_not_echoed(child: Make) -> None:
     one = child('with Terminal():\n    say("raw")\n    say(repr(os.read(0, 1)))\n    say(repr(os.read(0, 1)))')
     one.expect(b"raw\r\n")
     one.send(b"\x03")
@@ -103,7 +59,7 @@ def test_keys_come_at_once_and_unchanged_and_are_not_echoed(child: Callable[[str
     assert one.wait() == 0
 
 
-def test_the_terminal_comes_back_on_leaving(child: Callable[[str], Child]) -> None:
+def test_the_terminal_comes_back_on_leaving(child: Make) -> None:
     one = child(WAIT)
     one.expect(b"raw")
     assert one.is_raw
@@ -112,7 +68,7 @@ def test_the_terminal_comes_back_on_leaving(child: Callable[[str], Child]) -> No
     assert one.modes() == one.before
 
 
-def test_it_comes_back_after_an_exception(child: Callable[[str], Child]) -> None:
+def test_it_comes_back_after_an_exception(child: Make) -> None:
     one = child('with Terminal():\n    say("raw")\n    raise OSError')
     one.expect(b"raw")
     one.expect(b"OSError")
@@ -120,7 +76,7 @@ def test_it_comes_back_after_an_exception(child: Callable[[str], Child]) -> None
     assert one.modes() == one.before
 
 
-def test_it_comes_back_when_the_interpreter_just_exits(child: Callable[[str], Child]) -> None:
+def test_it_comes_back_when_the_interpreter_just_exits(child: Make) -> None:
     one = child('terminal = Terminal().__enter__()\nsay("raw")\nos.read(0, 1)')
     one.expect(b"raw")
     assert one.is_raw
@@ -141,7 +97,7 @@ say("ended")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_it_comes_back_after_a_signal(child: Callable[[str], Child], number: int) -> None:
+def test_it_comes_back_after_a_signal(child: Make, number: int) -> None:
     one = child(SIGNALS.format(end="end.set()"))
     one.expect(b"raw")
     one.signal(number)
@@ -150,7 +106,7 @@ def test_it_comes_back_after_a_signal(child: Callable[[str], Child], number: int
     assert one.modes() == one.before
 
 
-def test_the_second_signal_kills_and_the_terminal_still_comes_back(child: Callable[[str], Child]) -> None:
+def test_the_second_signal_kills_and_the_terminal_still_comes_back(child: Make) -> None:
     one = child(SIGNALS.format(end='say("first")'))
     one.expect(b"raw")
     one.signal(signal.SIGTERM)
@@ -160,7 +116,7 @@ def test_the_second_signal_kills_and_the_terminal_still_comes_back(child: Callab
     assert one.modes() == one.before
 
 
-def test_a_signal_that_was_ignored_stays_ignored(child: Callable[[str], Child]) -> None:
+def test_a_signal_that_was_ignored_stays_ignored(child: Make) -> None:
     body = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + SIGNALS.format(end="end.set()")
     one = child(body)
     one.expect(b"raw")
@@ -202,7 +158,7 @@ with Terminal():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGSTOP])
-def test_a_stopped_process_goes_raw_again_in_the_foreground(child: Callable[[str], Child], number: int) -> None:
+def test_a_stopped_process_goes_raw_again_in_the_foreground(child: Make, number: int) -> None:
     one = child(JOB.format(program=PROGRAM, stops=2))
     one.expect(b"job ")
     while b"." not in one.seen:
@@ -240,7 +196,7 @@ def test_nothing_happens_where_there_is_no_terminal() -> None:
     os.close(writer)
 
 
-def test_handlers_are_back_after_it(child: Callable[[str], Child]) -> None:
+def test_handlers_are_back_after_it(child: Make) -> None:
     body = """
 import signal
 numbers = (signal.SIGTSTP, signal.SIGCONT, signal.SIGTERM, signal.SIGINT)
