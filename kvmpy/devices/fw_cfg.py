@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from threading import Lock
 
-from kvmpy.devices.state import State, integer
+from kvmpy.devices.state import State, hexadecimal, integer
 from kvmpy.errors import ConfigError, GuestMemoryError, ImageError
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ class FwCfgState(State):
         "offset": integer(0, (1 << 32) - 1),
         "address_high": integer(0, (1 << 32) - 1),
         "files": lambda value: (
-            isinstance(value, dict) and all(isinstance(k, str) and _is_hex(v) for k, v in value.items())
+            isinstance(value, dict) and all(isinstance(k, str) and hexadecimal(v) for k, v in value.items())
         ),
     }
 
@@ -90,10 +90,6 @@ class FwCfgState(State):
         self.offset = offset
         self.address_high = address_high
         self.files = dict(files)
-
-
-def _is_hex(value: object) -> bool:
-    return isinstance(value, str) and len(value) % 2 == 0 and all(digit in "0123456789abcdef" for digit in value)
 
 
 class _Item:

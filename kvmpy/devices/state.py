@@ -29,6 +29,11 @@ def integers(least: int, most: int, high: int) -> Callable[[object], bool]:
     )
 
 
+def hexadecimal(value: object) -> bool:
+    """A check that a value is bytes as `bytes.hex` writes them."""
+    return isinstance(value, str) and len(value) % 2 == 0 and all(digit in "0123456789abcdef" for digit in value)
+
+
 BYTE = integer(0, 0xFF)
 FLAG = integer(0, 1)
 

@@ -20,7 +20,7 @@ from kvmpy.devices.pci.config import (
     VENDOR_ID,
     ConfigSpace,
 )
-from kvmpy.devices.state import State, integer
+from kvmpy.devices.state import State, hexadecimal, integer
 from kvmpy.errors import ImageError
 
 TYPE_CHECKING = False
@@ -99,9 +99,7 @@ class PciFunctionState(State):
 
     FIELDS: ClassVar[Fields] = {
         "ids": integer(0, 0xFFFFFFFF),
-        "config": lambda value: (
-            isinstance(value, str) and len(value) % 2 == 0 and all(digit in "0123456789abcdef" for digit in value)
-        ),
+        "config": hexadecimal,
     }
 
     def __init__(self, *, ids: int, config: str) -> None:
