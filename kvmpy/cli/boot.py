@@ -91,6 +91,9 @@ def boot(
             "--gdb", metavar="ADDRESS", help="Wait for gdb before the guest starts: :1234, or a socket's path."
         ),
     ] = None,
+    rng: Annotated[
+        bool, typer.Option("--rng", help="A virtio entropy device: the guest's random numbers start from the host's.")
+    ] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="End the machine after this time.")
     ] = None,
@@ -120,6 +123,7 @@ def boot(
         debug_exit=None if debug_exit is None else parse_port(debug_exit, path="debug_exit"),
         script=script,
         gdb=gdb,
+        rng=rng,
         timeout=timeout,
         report=report,
         name=name,

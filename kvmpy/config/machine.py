@@ -47,7 +47,8 @@ class MachineConfig:
     kernel file is loaded, as `kvmpy.boot.recognise` knows and checks it; `cpu` is the processor, or None for the
     host's; `msrs`, one of `MSR_POLICIES`, says what an access to an MSR that KVM does not know gives the guest: a
     fault, or 0; `gdb` is the address at which a stub waits for gdb, as `kvmpy.machine.gdb.address` reads it, or None;
-    `script` is the path of a Python file that is run with the machine before it starts, or None.
+    `script` is the path of a Python file that is run with the machine before it starts, or None; `rng` says whether it
+    has a virtio entropy device.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
@@ -55,7 +56,7 @@ class MachineConfig:
 
     __slots__ = (
         "append", "console", "cpu", "debug_exit", "firmware", "gdb", "initrd", "kernel", "memory", "msrs", "name",
-        "protocol", "report", "script", "timeout", "vcpus", "verbose",
+        "protocol", "report", "rng", "script", "timeout", "vcpus", "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,7 @@ class MachineConfig:
         msrs: str = "fault",
         gdb: str | None = None,
         script: str | None = None,
+        rng: bool = False,
     ) -> None:
         self.memory = _check_memory(memory)
         if kernel is None and firmware is None:
@@ -104,6 +106,7 @@ class MachineConfig:
         self.msrs = msrs
         self.gdb = gdb
         self.script = script
+        self.rng = rng
 
     def __repr__(self) -> str:
         return f"MachineConfig({', '.join(f'{key}={getattr(self, key)!r}' for key in self.__slots__)})"

@@ -55,6 +55,7 @@ def build(
         with System() as system:
             _add_memory(machine, system)
             _add_platform(machine, kernel)
+            _add_virtio(machine)
             _load(machine, system, kernel)
             _add_console(machine, input_fd, output_fd)
             _add_vcpus(machine, system)
@@ -92,6 +93,23 @@ def _add_platform(machine: Machine, kernel: Kernel | None) -> None:
         machine.pio.add(config.debug_exit, DEBUG_EXIT_PORTS, DebugExit(partial(_debug_exit, machine)), "debug-exit")
 
 
+def _add_virtio(machine: Machine) -> None:
+    """The devices that were asked for, before the tables that tell of them are written."""
+    if machine.config.rng:
+        from kvmpy.devices.virtio.rng import Rng
+        from kvmpy.machine.virtio import add_virtio_mmio
+
+        add_virtio_mmio(machine, Rng())
+
+
+def _virtio_words(machine: Machine, kernel: Kernel) -> list[str]:
+    if machine.pc is None or not machine.pc.platform.virtio_mmio:
+        return []
+    from kvmpy.machine.virtio import command_line_words
+
+    return command_line_words(machine, kernel)
+
+
 def _load(machine: Machine, system: System, kernel: Kernel | None) -> None:
     config, pc = machine.config, machine.pc
     machine.command_line = config.append
@@ -101,7 +119,7 @@ def _load(machine: Machine, system: System, kernel: Kernel | None) -> None:
 
         machine.profile = profile(system)
         if kernel is not None and kernel.is_linux:
-            machine.command_line = command_line(machine.profile, config.append)
+            machine.command_line = command_line(machine.profile, config.append, _virtio_words(machine, kernel))
     if pc is not None and config.firmware is not None:
         from kvmpy.machine.firmware import inform_firmware
 

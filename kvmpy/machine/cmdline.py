@@ -4,6 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvmpy.machine.profile import HostProfile
 
 # The serial console; a reset by the keyboard controller, which ends the machine; and the same after a panic.
@@ -20,11 +22,15 @@ SLOW_KERNEL = (
 )
 
 
-def command_line(profile: HostProfile, append: str) -> str:
-    """The whole command line; `append`, the user's part, comes last and so has the last word."""
+def command_line(profile: HostProfile, append: str, devices: Sequence[str] = ()) -> str:
+    """The whole command line, with words that tell of `devices`.
+
+    `append`, the user's part, comes last and so has the last word.
+    """
     parts = [PLATFORM]
     if profile.emulates_ring0:
         parts.append(SLOW_KERNEL)
+    parts += devices
     if append:
         parts.append(append)
     return " ".join(parts)

@@ -31,6 +31,7 @@ DEFAULTS = {
     "debug_exit": None,
     "script": None,
     "gdb": None,
+    "rng": False,
     "timeout": None,
     "report": None,
     "name": None,
@@ -55,7 +56,7 @@ def test_no_words_give_the_defaults() -> None:
 
 def test_every_option_is_read() -> None:
     words = "vmlinux --firmware f -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64"
-    more = "--console none --debug-exit 0xf4 --script s.py --gdb :1234 --timeout 1.5"
+    more = "--console none --debug-exit 0xf4 --script s.py --gdb :1234 --rng --timeout 1.5"
     assert plain.read(boot, [*words.split(), *more.split(), "--report", "r", "--name", "n", "-v"]) == {
         "kernel": "vmlinux",
         "firmware": "f",
@@ -70,6 +71,7 @@ def test_every_option_is_read() -> None:
         "debug_exit": "0xf4",
         "script": "s.py",
         "gdb": ":1234",
+        "rng": True,
         "timeout": 1.5,
         "report": "r",
         "name": "n",
