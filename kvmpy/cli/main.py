@@ -7,6 +7,7 @@ import time
 # The report of a machine counts its time line from here.
 STARTED = time.monotonic()
 
+import errno  # noqa: E402
 import gc  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -29,6 +30,9 @@ VERBS = {
 
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+# What the host refuses when it, or this process, has had enough.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def command() -> NoReturn:
@@ -68,6 +72,10 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("KVMPY_DEBUG"):
             raise
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in EXHAUSTED:
+            what = getattr(error, "strerror", None) or "not enough memory"
+            say(f"{what}; `ulimit -a` shows what this process may have", RED)
+            return 1
         say(f"{type(error).__name__}: {error}; this is a mistake in kvmpy, KVMPY_DEBUG=1 shows where", RED)
         return 1
 

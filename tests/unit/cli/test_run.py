@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -136,6 +138,15 @@ def test_debug_exit_gives_its_status_and_says_nothing(kernel: Kernel) -> None:
     source = say('"x"', end="mov al, 0x21\n        out 0xf4, al\nstay:   jmp stay")
     result = boot(kernel(source), "--debug-exit", "0xf4")
     assert (result.returncode, result.stderr) == ((0x21 << 1) | 1, b"")
+
+
+@pytest.mark.parametrize("limit", [5, 8, 11])
+def test_a_process_that_may_open_no_more_files_is_told_so(kernel: Kernel, limit: int) -> None:
+    limited = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (limit, limit))
+    result = boot(kernel(say('"x"')), preexec_fn=limited)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"Too many open files" in result.stderr
+    assert b"mistake" not in result.stderr
 
 
 def test_a_timeout_is_status_124(kernel: Kernel) -> None:
