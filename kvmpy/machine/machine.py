@@ -115,17 +115,19 @@ class Machine:
     def wait(self, timeout: float | None = None) -> Outcome:
         """Waits for the machine's end, and says how it came to it.
 
-        After `timeout` seconds the machine is stopped, and the outcome's reason is `timeout`.
+        After `timeout` seconds the machine is stopped, and the outcome's reason is `timeout`.  Whoever reads the
+        guest's output has until then too; of a machine that ended before, he loses what he has not taken.
         """
         if self.state == CREATED:
             raise StateError("the machine was not started; nothing would ever end it")
+        deadline = None if timeout is None else self.monotonic() + timeout
         if not self._ended.wait(timeout):
             self.end(Outcome(TIMEOUT, f"the guest was still running after {timeout:g} seconds"))
         for vcpu in self.vcpus:
             vcpu.join()
         assert self.outcome is not None
         if self.output is not None:
-            self.output.drain()
+            self.output.drain(None if deadline is None else max(deadline - self.monotonic(), 0))
         return self.outcome
 
     def run(self, timeout: float | None = None) -> Outcome:

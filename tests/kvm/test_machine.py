@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 
@@ -13,7 +14,7 @@ from kvmpy.machine.builder import build
 from kvmpy.machine.machine import CREATED, PAUSED, RUNNING, STOPPED
 from kvmpy.machine.outcome import CRASH, DEBUG_EXIT, HOST_ERROR, SHUTDOWN, TIMEOUT, USER, Outcome
 from kvmpy.testing.asm import assemble
-from kvmpy.units import MIB
+from kvmpy.units import MIB, PAGE_SIZE
 
 SOON = 20  # Seconds after which something that has to happen counts as failed.
 
@@ -307,6 +308,17 @@ def test_a_call_raises_to_its_caller_and_the_guest_goes_on(guest):
     assert machine.state == RUNNING
     machine.stop()
     assert machine.vcpus[0].call(lambda vcpu: vcpu.regs().rip) >= 0x7C00
+
+
+def test_a_reader_who_never_reads_is_waited_for_no_longer_than_the_machine():
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE_SIZE)
+    code = assemble("mov dx, 0x3f8\nmov cx, 5000\nnext: out dx, al\nloop next\nhlt", bits=16, origin=0x7C00)
+    with build(MachineConfig(code, protocol="flat16"), output_fd=writer) as machine:
+        assert machine.run(2).reason == SHUTDOWN
+        assert machine.output.waiting == 5000 - PAGE_SIZE
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_machine_can_be_ended_while_a_call_is_under_way(guest):
