@@ -318,6 +318,7 @@ class VcpuThread:
                         return
                     self._control.wait()
                 call = self._calls.popleft()
+                self._parked = False  # A step runs the guest.
             # Without the lock: what is called may end the machine, and so may others while it is under way.
             call.serve(self.vcpu)
             with self._control:
