@@ -61,8 +61,11 @@ int64_t kvmpy_pio_write_loop(int fd, struct kvm_run *run, int64_t exits)
 {
     int64_t seen = 0;
     while (seen < exits) {
-        if (ioctl(fd, KVM_RUN, 0) < 0)
+        if (ioctl(fd, KVM_RUN, 0) < 0) {
+            if (errno == EINTR && !run->immediate_exit)
+                continue; /* A signal that has nothing to do with us. */
             return -errno;
+        }
         if (run->exit_reason != KVM_EXIT_IO || run->io.direction != KVM_EXIT_IO_OUT)
             break;
         seen++;

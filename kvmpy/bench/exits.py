@@ -37,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.bus import Device
 
-# Aims of the project, on the host that it is developed on.
+# Aims of the project, for hosts on which an exit takes 5 us and more.
 MOST_OVER_C = 1.15
 MOST_PYTHON_NS = 1500.0
 

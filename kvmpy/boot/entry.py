@@ -23,10 +23,10 @@ class Entry:
     `mode` is LONG, PROTECTED, REAL or RESET.  `registers` holds the general registers that are not 0, by name.
     `cr3` is 0 where paging is off.  `gdt_base` and `gdt_limit` describe the table that holds BOOT_CS and BOOT_DS; both
     are 0 in real mode.  `description` says in a few words what was loaded and how; `notes` are lines worth telling
-    the user.  `bare` says that the guest expects a processor, memory and a console, and no interrupt controllers.
+    the user.
     """
 
-    __slots__ = ("bare", "cr3", "description", "gdt_base", "gdt_limit", "mode", "notes", "registers", "rip", "rsp")
+    __slots__ = ("cr3", "description", "gdt_base", "gdt_limit", "mode", "notes", "registers", "rip", "rsp")
 
     def __init__(
         self,
@@ -40,7 +40,6 @@ class Entry:
         gdt_limit: int = 0,
         description: str = "",
         notes: tuple[str, ...] = (),
-        bare: bool = False,
     ) -> None:
         self.mode = mode
         self.rip = rip
@@ -51,7 +50,6 @@ class Entry:
         self.gdt_limit = gdt_limit
         self.description = description
         self.notes = notes
-        self.bare = bare
 
     def __repr__(self) -> str:
         return f"Entry({self.mode}, rip={self.rip:#x}: {self.description})"

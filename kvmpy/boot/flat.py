@@ -51,9 +51,7 @@ def load_flat(memory: GuestMemory, image: memoryview, protocol: str) -> Entry:
         raise ConfigError("protocol", f"{len(image)} bytes at {address:#x} are outside of the machine's RAM") from None
     description = f"flat binary, {name[4:]}-bit, at {address:#x}"
     if mode == REAL:
-        return Entry(mode, address, rsp=min(address, BOOT_STACK_TOP), description=description, bare=True)
+        return Entry(mode, address, rsp=min(address, BOOT_STACK_TOP), description=description)
     base, limit = write_gdt(memory, 64 if mode == LONG else 32)
     cr3 = build_identity_map(memory, PAGE_TABLES) if mode == LONG else 0
-    return Entry(
-        mode, address, rsp=BOOT_STACK_TOP, cr3=cr3, gdt_base=base, gdt_limit=limit, description=description, bare=True
-    )
+    return Entry(mode, address, rsp=BOOT_STACK_TOP, cr3=cr3, gdt_base=base, gdt_limit=limit, description=description)

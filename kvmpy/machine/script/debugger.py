@@ -137,11 +137,6 @@ class Debugger:
 
     # --- running and stopping
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the machine stands still, and can be looked at."""
-        return self.last is not None
-
     def resume(self) -> None:
         """Lets the machine run until something stops it; `wait` says what."""
         if self.last is not None and self.last.reason == END:

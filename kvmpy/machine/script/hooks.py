@@ -96,7 +96,7 @@ class Hooks:
 
     def check_range(self, name: str, where: range, *, mmio: bool) -> None:
         """A `ConfigError` for addresses that KVM never leaves to us."""
-        bare = self._machine.entry.bare
+        bare = self._machine.pc is None
         if mmio:
             regions = (range(region.start, region.end) for region in self._machine.memory.regions)
             _refuse(name, where, regions, "it is RAM, which the guest reads and writes without an exit")

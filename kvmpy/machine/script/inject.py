@@ -52,7 +52,7 @@ def inject_interrupt(machine: Machine, thread: VcpuThread, vector: int) -> None:
     """
     if not 16 <= vector < VECTORS:
         raise ValueError(f"{vector} is no interrupt's vector; those are 16 to 255")
-    if not machine.entry.bare:
+    if machine.pc is not None:
         machine.vm.signal_msi(_MSI_ADDRESS | thread.vcpu.id << 12, vector)
         return
 

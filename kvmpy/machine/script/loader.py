@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What a script has of its machine without saying `machine`.
 BOUND = ("on_pio", "on_mmio", "on_msr", "on_doorbell", "on_hypercall", "on_exit", "trace")
 
+MOST_BYTES = 16 << 20
+
 
 class ScriptError(KvmpyError):
     """A script that cannot be read, or that failed; `details` is the script's part of the traceback."""
@@ -41,9 +43,11 @@ def load_script(machine: Machine, path: str | os.PathLike[str]) -> ModuleType:
     vars(module).update(names)
     try:
         with open(name, "rb") as file:
-            source = file.read()
+            source = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ScriptError(f"script {name}: {error.strerror}") from None
+    if len(source) > MOST_BYTES:
+        raise ScriptError(f"script {name} has more than {MOST_BYTES} bytes; it is no script")
     folder = os.path.dirname(os.path.abspath(name))
     sys.path.insert(0, folder)
     try:

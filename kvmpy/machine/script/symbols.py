@@ -5,12 +5,12 @@ ELF: "System V Application Binary Interface", chapter 4.  A file is not trusted:
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from bisect import bisect_right
 
 from kvmpy.boot.elf import ELF_MAGIC, ELFCLASS32, ELFCLASS64, ELFDATA2LSB
+from kvmpy.boot.source import open_image
 from kvmpy.errors import ImageError
 
 TYPE_CHECKING = False
@@ -25,7 +25,6 @@ STT_SECTION, STT_FILE, STT_TLS = 3, 4, 6
 
 # A kernel with everything has some 200,000 symbols.
 MOST_SYMBOLS = 4 << 20
-MOST_SECTIONS = 1 << 16
 MOST_MAP_BYTES = 256 << 20
 
 # By class: where the header says (offset, entry size and number) of the sections, the section header's fields that are
@@ -55,15 +54,10 @@ class Symbols:
     def load(cls, path: str | os.PathLike[str]) -> Symbols:
         """Those of an ELF file with a symbol table (not stripped), or of a System.map; else `ImageError`."""
         name = os.fspath(path)
-        try:
-            with open(name, "rb") as file:
-                if file.read(4) == ELF_MAGIC:
-                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                        return cls(_elf_symbols(data, name))
-                file.seek(0)
-                return cls(_map_symbols(file.read(MOST_MAP_BYTES), name))
-        except OSError as error:
-            raise ImageError(f"{name}: {error.strerror}") from None
+        data = open_image(name, "file of symbols")
+        if data[:4] == ELF_MAGIC:
+            return cls(_elf_symbols(data, name))
+        return cls(_map_symbols(bytes(data[:MOST_MAP_BYTES]), name))
 
     def __len__(self) -> int:
         return len(self._addresses)

@@ -55,7 +55,6 @@ def test_an_elf_file_is_entered_in_protected_mode(memory, bits):
     entry = load(memory, elf(bits=bits))
     assert (entry.mode, entry.rip, entry.registers["rax"]) == (PROTECTED, 2 * MIB + 12, 0x2BADB002)
     assert memory.read(entry.rip, len(BODY)) == BODY
-    assert not entry.bare
     assert entry.description == f"multiboot, {bits}-bit ELF, entry at 0x20000c"
 
 

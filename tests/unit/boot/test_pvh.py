@@ -50,7 +50,7 @@ def text(memory: GuestMemory, address: int) -> bytes:
 @pytest.mark.parametrize(("bits", "size"), [(32, 4), (64, 4), (64, 8)])
 def test_entry_is_that_of_the_note(memory, bits, size):
     entry = load(memory, elf_image([CODE], entry=0, bits=bits, notes=note(2 * MIB + 4, size)))
-    assert (entry.mode, entry.rip, entry.cr3, entry.bare) == (PROTECTED, 2 * MIB + 4, 0, False)
+    assert (entry.mode, entry.rip, entry.cr3) == (PROTECTED, 2 * MIB + 4, 0)
     assert memory.read(2 * MIB, 11) == b"kernel code"
     assert entry.description == f"PVH, {bits}-bit ELF, entry at 0x200004"
 
