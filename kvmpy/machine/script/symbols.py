@@ -16,7 +16,6 @@ from kvmpy.errors import ImageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
 
 SHT_SYMTAB = 2
 SHN_UNDEF = 0
@@ -93,7 +92,7 @@ class Symbols:
         return Symbols((name, address + by & (1 << 64) - 1) for name, address in self._addresses.items())
 
 
-def _elf_symbols(data: Any, path: str) -> Iterator[tuple[str, int]]:
+def _elf_symbols(data: memoryview, path: str) -> Iterator[tuple[str, int]]:
     def damaged() -> ImageError:
         return ImageError(f"{path}: the ELF file's symbol table is damaged")
 
@@ -118,7 +117,7 @@ def _elf_symbols(data: Any, path: str) -> Iterator[tuple[str, int]]:
     _, names, names_size, _ = sections[link]
     if names + names_size > len(data):
         raise damaged()
-    strings = data[names : names + names_size]
+    strings = bytes(data[names : names + names_size])
     for fields in symbol.iter_unpack(data[offset : offset + size // symbol.size * symbol.size]):
         if kind == ELFCLASS64:
             name, info, home, value = fields

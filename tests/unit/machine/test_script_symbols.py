@@ -84,9 +84,6 @@ def test_a_name_that_is_not_there_is_said():
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"hello\n", b"12 T\n", bytes(100), elf()[:0x30]])
 def test_other_files_are_refused(load, data):
-    if not data:
-        assert len(load(data)) == 0
-        return
     with pytest.raises(ImageError):
         load(data)
 
