@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import typer
 
     from kvmpy.config.cpu import CpuConfig
+    from kvmpy.config.drive import DriveConfig
 
 EPILOG = """**Examples**
 
@@ -91,6 +92,14 @@ def boot(
             "--gdb", metavar="ADDRESS", help="Wait for gdb before the guest starts: :1234, or a socket's path."
         ),
     ] = None,
+    drive: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drive",
+            metavar="PATH[,ro][,cache=none]",
+            help="A raw image or block device as a disk; ro: read only; cache=none: not cached here. For each disk.",
+        ),
+    ] = None,
     rng: Annotated[
         bool, typer.Option("--rng", help="A virtio entropy device: the guest's random numbers start from the host's.")
     ] = False,
@@ -123,6 +132,7 @@ def boot(
         debug_exit=None if debug_exit is None else parse_port(debug_exit, path="debug_exit"),
         script=script,
         gdb=gdb,
+        drives=_parse_drives(drive) if drive else (),
         rng=rng,
         timeout=timeout,
         report=report,
@@ -133,6 +143,12 @@ def boot(
     from kvmpy.cli.run import run
 
     return run(config)
+
+
+def _parse_drives(texts: list[str]) -> list[DriveConfig]:
+    from kvmpy.config.drive import parse_drive
+
+    return [parse_drive(text) for text in texts]
 
 
 def _parse_cpu(text: str) -> CpuConfig:

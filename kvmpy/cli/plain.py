@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Value = str | int | float | bool | None
+    Value = str | int | float | bool | list[str] | None
 
 # Settings that change the help and not the values; a declaration with any other is typer's alone.
 _HELP_SETTINGS = frozenset({"help", "metavar", "show_default", "rich_help_panel", "hidden"})
@@ -70,7 +70,7 @@ _STAND_INS = {"typer": _Typer, "Annotated": _Annotated, "Literal": _Choice}
 class _Parameter:
     """One parameter of a verb: `name` in Python, the `type` of its value, and how the command line gives it."""
 
-    __slots__ = ("info", "name", "type")
+    __slots__ = ("info", "is_list", "name", "type")
 
     def __init__(self, name: str, kind: object, info: _Info) -> None:
         self.name = name
@@ -79,6 +79,10 @@ class _Parameter:
         parts = [kind]
         if isinstance(kind, type(str | None)):
             parts = [part for part in getattr(kind, "__args__", ()) if part is not type(None)]
+        # An option that may be given several times.
+        self.is_list = parts == [list[str]] and info.is_option
+        if self.is_list:
+            parts = [str]
         if len(parts) != 1 or not (parts[0] in (str, int, float, bool) or isinstance(parts[0], _Choice)):
             raise _Unusual
         self.type = parts[0]
@@ -168,6 +172,7 @@ def _given(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str, 
             options[option] = declared
 
     values: dict[str, Value] = {}
+    lists: dict[str, list[str]] = {}
     places = iter(arguments)
     rest = iter(words)
     for word in rest:
@@ -182,7 +187,14 @@ def _given(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str, 
             if parameter is not None and parameter.is_flag:
                 raise _Unusual
         # A value that looks like an option may be a forgotten value, and the last of two may be a mistake.
-        if parameter is None or parameter.name in values or text[:1] == "-":
+        if parameter is None or text[:1] == "-":
+            raise _Unusual
+        if parameter.is_list:
+            parameter.convert(text)
+            lists.setdefault(parameter.name, []).append(text)
+            continue
+        if parameter.name in values:
             raise _Unusual
         values[parameter.name] = True if parameter.is_flag and parameter.info.is_option else parameter.convert(text)
+    values.update(lists)
     return values

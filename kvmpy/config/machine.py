@@ -10,7 +10,10 @@ from kvmpy.units import GIB, MIB, PAGE_SIZE, TIB, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kvmpy.config.cpu import CpuConfig
+    from kvmpy.config.drive import DriveConfig
 
 MSR_POLICIES = ("fault", "zero")
 
@@ -48,15 +51,15 @@ class MachineConfig:
     host's; `msrs`, one of `MSR_POLICIES`, says what an access to an MSR that KVM does not know gives the guest: a
     fault, or 0; `gdb` is the address at which a stub waits for gdb, as `kvmpy.machine.gdb.address` reads it, or None;
     `script` is the path of a Python file that is run with the machine before it starts, or None; `rng` says whether it
-    has a virtio entropy device.
+    has a virtio entropy device; `drives` are its disks, in the order in which the guest finds them.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
     """
 
     __slots__ = (
-        "append", "console", "cpu", "debug_exit", "firmware", "gdb", "initrd", "kernel", "memory", "msrs", "name",
-        "protocol", "report", "rng", "script", "timeout", "vcpus", "verbose",
+        "append", "console", "cpu", "debug_exit", "drives", "firmware", "gdb", "initrd", "kernel", "memory", "msrs",
+        "name", "protocol", "report", "rng", "script", "timeout", "vcpus", "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +83,7 @@ class MachineConfig:
         gdb: str | None = None,
         script: str | None = None,
         rng: bool = False,
+        drives: Iterable[DriveConfig] = (),
     ) -> None:
         self.memory = _check_memory(memory)
         if kernel is None and firmware is None:
@@ -107,6 +111,7 @@ class MachineConfig:
         self.gdb = gdb
         self.script = script
         self.rng = rng
+        self.drives = tuple(drives)
 
     def __repr__(self) -> str:
         return f"MachineConfig({', '.join(f'{key}={getattr(self, key)!r}' for key in self.__slots__)})"

@@ -95,6 +95,11 @@ def _add_platform(machine: Machine, kernel: Kernel | None) -> None:
 
 def _add_virtio(machine: Machine) -> None:
     """The devices that were asked for, before the tables that tell of them are written."""
+    if machine.config.drives:
+        from kvmpy.machine.drives import add_drive
+
+        for drive in machine.config.drives:
+            add_drive(machine, drive)
     if machine.config.rng:
         from kvmpy.devices.virtio.rng import Rng
         from kvmpy.machine.virtio import add_virtio_mmio
@@ -203,7 +208,8 @@ def _add_vcpus(machine: Machine, system: System) -> None:
     for vcpu_id in range(config.vcpus):
         vcpu = machine.stack.enter_context(vm.create_vcpu(vcpu_id))
         cpu.apply(vcpu, vcpu_id, boot_msrs=config.firmware is None)
-        if vcpu_id == 0:
+        # Without a local APIC that would wake them, all begin where the first does, and tell each other by CPUID.
+        if vcpu_id == 0 or machine.pc is None:
             machine.entry.apply(vcpu)
         machine.vcpus.append(VcpuThread(vcpu, machine.pio, machine.mmio, context, machine.end, machine.fail))
 

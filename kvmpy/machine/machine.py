@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kvmpy.boot.entry import Entry
     from kvmpy.config.machine import MachineConfig
     from kvmpy.devices.legacy.serial import Serial
+    from kvmpy.devices.virtio.block import Block
     from kvmpy.kvm import Vm
     from kvmpy.machine.gdb.server import GdbServer
     from kvmpy.machine.pc import Pc
@@ -74,6 +75,7 @@ class Machine:
         self.stack.callback(self.reactor.close)
         self.tap = Tap()
         self.vcpus: list[VcpuThread] = []
+        self.drives: list[Block] = []
         self.output: ConsoleOutput | None = None
         self.input: ConsoleInput | None = None
         # The builder sets these, once each.

@@ -31,6 +31,7 @@ DEFAULTS = {
     "debug_exit": None,
     "script": None,
     "gdb": None,
+    "drive": None,
     "rng": False,
     "timeout": None,
     "report": None,
@@ -56,7 +57,7 @@ def test_no_words_give_the_defaults() -> None:
 
 def test_every_option_is_read() -> None:
     words = "vmlinux --firmware f -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64"
-    more = "--console none --debug-exit 0xf4 --script s.py --gdb :1234 --rng --timeout 1.5"
+    more = "--console none --debug-exit 0xf4 --script s.py --gdb :1234 --drive a,ro --drive=b --rng --timeout 1.5"
     assert plain.read(boot, [*words.split(), *more.split(), "--report", "r", "--name", "n", "-v"]) == {
         "kernel": "vmlinux",
         "firmware": "f",
@@ -71,6 +72,7 @@ def test_every_option_is_read() -> None:
         "debug_exit": "0xf4",
         "script": "s.py",
         "gdb": ":1234",
+        "drive": ["a,ro", "b"],
         "rng": True,
         "timeout": 1.5,
         "report": "r",
@@ -116,7 +118,7 @@ WORDS = st.sampled_from(
         "-i", "--initrd", "-a", "--append", "-m", "--memory", "-c", "--cpus", "--console", "serial", "none",
         "--debug-exit", "--timeout", "--report", "--name", "-v", "--verbose", "0xf4", "512M", "4", "007", "1.5", "1.",
         ".5", "1_0", "1e3", "x=y", "--memory=1G", "--append=a b", "--cpus=3", "--verbose=1", "-m1G", "-vv", "--", "-",
-        "", "-1", "--nope", "--debug-exit=", "kernel", "ä", "--help", "\u0663", "1.5.2", "inf",
+        "", "-1", "--nope", "--drive", "--drive=d", "--debug-exit=", "kernel", "ä", "--help", "\u0663", "1.5.2", "inf",
     ]
 )  # fmt: skip
 
@@ -131,7 +133,10 @@ def test_both_readers_agree_on_boot(words: list[str]) -> None:
 
 # Pairs that make sense, since words at random rarely do.
 PAIRS = st.one_of(
-    st.tuples(st.sampled_from(["-i", "--initrd", "-a", "--append", "--report", "--name", "-m"]), st.text(max_size=8)),
+    st.tuples(
+        st.sampled_from(["-i", "--initrd", "-a", "--append", "--report", "--name", "-m", "--drive"]),
+        st.text(max_size=8),
+    ),
     st.tuples(st.sampled_from(["-c", "--cpus"]), st.integers().map(str) | st.text("0123456789_ +-.", max_size=5)),
     st.tuples(st.just("--timeout"), st.floats().map(str) | st.text("0123456789_ +-.e", max_size=5)),
     st.tuples(st.just("--console"), st.sampled_from(["serial", "none", "Serial"])),
