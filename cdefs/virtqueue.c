@@ -19,7 +19,6 @@
 
 #define QUEUE_SIZE_MAX 32768
 #define CHAIN_LENGTH_MAX (1ULL << 32) /* 2.7.4.2 */
-#define TABLE_MAX 65536               /* `next` has 16 bits. */
 #define PAGE_SHIFT 12
 #define NEVER_ARMED 0x10000
 
@@ -171,16 +170,13 @@ static int walk(struct kvmpy_virtqueue *queue, uint32_t index, struct kvmpy_chai
                 struct kvmpy_segment *segments, uint32_t room, int *full)
 {
     const uint8_t *table = queue->host_descriptors;
-    uint32_t entries = queue->size, visited = 0, count = 0;
+    uint32_t entries = queue->size, count = 0;
     int nested = 0;
 
     for (;;) {
         struct descriptor entry;
         if (index >= entries)
             return fail(queue, KVMPY_VIRTQUEUE_INDEX, index);
-        /* More steps than entries: a loop. */
-        if (visited++ >= entries)
-            return fail(queue, KVMPY_VIRTQUEUE_PARTS, visited);
         /* A table of the driver's may lie at any address; the barrier keeps this the only look at it. */
         memcpy(&entry, table + sizeof entry * index, sizeof entry);
         __asm__ volatile("" : : : "memory");
@@ -194,12 +190,12 @@ static int walk(struct kvmpy_virtqueue *queue, uint32_t index, struct kvmpy_chai
             if (nested || !queue->indirect || (entry.flags & VIRTQ_DESC_F_NEXT) || entry.length % sizeof entry)
                 return fail(queue, KVMPY_VIRTQUEUE_INDIRECT, index);
             table = host;
-            entries = entry.length / sizeof entry < TABLE_MAX ? entry.length / sizeof entry : TABLE_MAX;
-            visited = 0;
+            entries = entry.length / sizeof entry;
             index = 0;
             nested = 1;
             continue;
         }
+        /* A loop ends here too. */
         if (count == queue->chain_limit)
             return fail(queue, KVMPY_VIRTQUEUE_PARTS, count + 1);
         if (count == room) {
@@ -230,9 +226,9 @@ static int walk(struct kvmpy_virtqueue *queue, uint32_t index, struct kvmpy_chai
 }
 
 /* Takes the next chains, as many as there is room for, their segments one after the other: how many, or minus what is
- * wrong.  What is wrong with a chain behind others is said by the next call, which begins with it.  `segments` needs
- * room for at least `chain_limit`.  `drained` tells whether an empty ring ended it; the driver notifies then of what
- * comes next, unless notifications are disabled. */
+ * wrong.  What is wrong with a chain behind others is said by the next call.  `segments` needs room for at least
+ * `chain_limit`.  `drained` tells whether an empty ring ended it; the driver notifies then of what comes next, unless
+ * notifications are disabled. */
 int kvmpy_virtqueue_pop(struct kvmpy_virtqueue *queue, struct kvmpy_chain *chains, uint32_t chain_room,
                         struct kvmpy_segment *segments, uint32_t segment_room)
 {
@@ -270,14 +266,8 @@ int kvmpy_virtqueue_pop(struct kvmpy_virtqueue *queue, struct kvmpy_chain *chain
         queue->in_flight++;
         waiting--;
     }
-    if (queue->wrong) {
-        if (taken == 0)
-            return -(int)queue->wrong;
-        queue->wrong = 0;
-        queue->errors--;
-    }
     queue->popped += taken;
-    return (int)taken;
+    return taken == 0 && queue->wrong ? -(int)queue->wrong : (int)taken;
 }
 
 /* --- chains back to the driver */
@@ -349,6 +339,8 @@ void kvmpy_virtqueue_disable_notifications(struct kvmpy_virtqueue *queue)
 int kvmpy_virtqueue_enable_notifications(struct kvmpy_virtqueue *queue)
 {
     queue->notifications = 1;
+    if (queue->wrong)
+        return -(int)queue->wrong;
     if (!queue->host_device)
         return 0;
     if (queue->event_idx) {

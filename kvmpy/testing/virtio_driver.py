@@ -27,11 +27,19 @@ class QueueDriver:
     """A driver's queue of `size` descriptors whose rings begin at guest address `base` and end at `end`.
 
     With `event_idx` both sides say how far they have got instead of setting flags.  Each descriptor has a table of
-    `table_entries` for indirect chains.  What the driver writes is a guest's write: it leaves the dirty map alone.
+    `table_entries` for indirect chains.  Both rings' indices begin at `first`, for a queue that has been in use.  What
+    the driver writes is a guest's write: it leaves the dirty map alone.
     """
 
     def __init__(
-        self, memory: GuestMemory, size: int, base: int, *, event_idx: bool = False, table_entries: int = 16
+        self,
+        memory: GuestMemory,
+        size: int,
+        base: int,
+        *,
+        event_idx: bool = False,
+        table_entries: int = 16,
+        first: int = 0,
     ) -> None:
         self.memory = memory
         self.size = size
@@ -45,9 +53,10 @@ class QueueDriver:
         self._poke(self.descriptors, bytes(self.end - self.descriptors))
         self._free = list(range(size - 1, -1, -1))
         self._chains: dict[int, list[int]] = {}
-        self._added = 0
-        self._published = 0
-        self._reaped = 0
+        self._added = self._published = self._reaped = first
+        self.set_available_index(first)
+        self._poke16(self.device + 2, first)
+        self._poke16(self.driver + 4 + 2 * size, first)
 
     # --- what a driver does
 
