@@ -141,9 +141,10 @@ class Serial(RegisterFile):
         """Whether the guest waits for input: by received-data interrupts, or by asking the line status again and again.
 
         Before that, a driver's first FIFO reset throws away what was received; `on_room` is called when this turns
-        true.
+        true.  Interrupts count only once they can get out: Linux tries all bits of IER to see what chip this is, and
+        raises OUT2 when it means them.
         """
-        return bool(self._ier & IER_RDI) or self._polls >= POLLS
+        return bool(self._ier & IER_RDI and self._mcr & MCR_OUT2) or self._polls >= POLLS
 
     def stats(self) -> SerialStats:
         """What went through until now, as a copy."""
@@ -213,9 +214,7 @@ class Serial(RegisterFile):
             self._thre = True
         self._ier = value & 0x0F
         self._polls = 0
-        if self.listening and not listened:
-            self._wanted = True
-            self._offer_room()
+        self._note_listening(listened)
         self._update()
 
     def _read_iir(self) -> int:
@@ -249,10 +248,11 @@ class Serial(RegisterFile):
 
     def _write_mcr(self, value: int) -> None:
         before = self._modem_lines()
-        looped = self._mcr & MCR_LOOP
+        listened, looped = self.listening, self._mcr & MCR_LOOP
         self._mcr = value & 0x1F
         if looped:
             self._offer_room()
+        self._note_listening(listened)
         self._note_modem_change(before)
 
     def _read_lsr(self) -> int:
@@ -265,9 +265,8 @@ class Serial(RegisterFile):
             self._errors = 0
             self._update()
         self._polls += 1
-        if self._polls == POLLS and not self._ier & IER_RDI:
-            self._wanted = True
-            self._offer_room()
+        if self._polls == POLLS:
+            self._note_listening(False)
         return value
 
     def _read_msr(self) -> int:
@@ -312,6 +311,11 @@ class Serial(RegisterFile):
         if self._wanted and self.on_room is not None and not self._mcr & MCR_LOOP:
             self._wanted = False
             self._later.append((self.on_room, ()))
+
+    def _note_listening(self, before: bool) -> None:
+        if self.listening and not before:
+            self._wanted = True
+            self._offer_room()
 
     def _transmit(self, value: int) -> bool:
         """What a write of THR or DLL does here; True when the byte goes out."""

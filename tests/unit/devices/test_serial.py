@@ -185,10 +185,25 @@ def test_on_room_comes_after_a_fifo_reset(port):
 def test_on_room_comes_when_a_driver_wants_what_is_received(port):
     calls = []
     port.uart.on_room = lambda: calls.append(1)
-    port.outb(s.MCR, s.MCR_DTR)
+    port.outb(s.MCR, s.MCR_DTR | s.MCR_OUT2)
     assert not port.uart.listening  # A driver raises it first, and resets the FIFO after that.
     port.outb(s.IER, s.IER_RDI)
     port.outb(s.IER, s.IER_RDI)
+    assert port.uart.listening
+    assert calls == [1]
+
+
+def test_a_driver_that_tries_the_interrupt_bits_does_not_listen(port):
+    port.outb(s.MCR, s.MCR_DTR)
+    port.outb(s.IER, 0x0F)
+    assert not port.uart.listening
+
+
+def test_on_room_comes_when_the_interrupts_are_let_out_last(port):
+    calls = []
+    port.uart.on_room = lambda: calls.append(1)
+    port.outb(s.IER, s.IER_RDI)
+    port.outb(s.MCR, s.MCR_DTR | s.MCR_OUT2)
     assert port.uart.listening
     assert calls == [1]
 
