@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 
 from kvmpy.cli.say import RED, YELLOW, printable, say
 from kvmpy.errors import KvmpyError, StateError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from kvmpy.machine.machine import Machine
 
 STDIN, STDOUT = 0, 1
+
+# How long a signal waits for a machine that is being built, in seconds: a script may never be done with it.
+PATIENCE = 2.0
 
 # A machine that ends so did as it was told to.
 _QUIET = (SHUTDOWN, RESET, DEBUG_EXIT, USER)
@@ -37,15 +41,23 @@ def run(config: MachineConfig) -> int:
     source, sink = _if_open(STDIN), _if_open(STDOUT)
     terminal = Terminal(STDIN)
     machine: Machine | None = None
+    building = True
 
     def end(number: int) -> None:
+        until = time.monotonic() + PATIENCE
+        while building and time.monotonic() < until:
+            time.sleep(0.01)
         if machine is not None:
             machine.end(_ended_by(number))
             machine.hurry()  # It may have ended before, and wait for the reader of its output.
+        elif building:
+            say(f"ended by signal {number}", YELLOW)
+            os.kill(os.getpid(), number)  # The second one kills.
 
     with EndSignals(end, terminal.restore) as signals:
         try:
             with build(config, input_fd=source, output_fd=sink, timeline=timeline) as machine:
+                building = False
                 if signals.received is not None:
                     end(signals.received)  # It came before there was a machine.
                 for note in (*machine.entry.notes, *machine.cpu.notes):
@@ -61,6 +73,8 @@ def run(config: MachineConfig) -> int:
             # A script's part of the traceback, for its author.
             details = getattr(error, "details", "")
             outcome = Outcome(HOST_ERROR, str(error), status=error.status, details=details)
+        finally:
+            building = False
     if config.report is not None:
         from kvmpy.cli.report import write_report
 

@@ -192,6 +192,20 @@ def test_a_signal_that_comes_before_the_machine_ends_it(kernel: Kernel, number: 
     assert result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_script_that_is_never_done(kernel: Kernel, tmp_path: Path, number: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import os\nos.write(1, b'x')\nwhile True:\n    pass\n")
+    words = command(kernel(say('"y"')), "--script", str(script))
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(1) == b"x"
+        process.send_signal(number)
+        assert process.wait(20) == -number
+        assert process.stderr.read().count(b"\n") == 1
+
+
 def test_a_signal_ends_a_machine_that_waits_for_a_slow_reader(kernel: Kernel) -> None:
     words = command(kernel(FLOOD))
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
