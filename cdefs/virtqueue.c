@@ -213,9 +213,9 @@ static int walk(struct kvmpy_virtqueue *queue, uint32_t index, struct kvmpy_chai
         }
         segments[count++] = (struct kvmpy_segment){
             .address = entry.address,
-            .host = host,
             .length = entry.length,
             .flags = entry.flags & VIRTQ_DESC_F_WRITE,
+            .host = host,
         };
         if (chain->readable_length + chain->writable_length > CHAIN_LENGTH_MAX)
             return fail(queue, KVMPY_VIRTQUEUE_LENGTH, chain->readable_length + chain->writable_length);

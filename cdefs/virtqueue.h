@@ -5,7 +5,7 @@
 struct kvmpy_region { uint64_t start; uint64_t size; uint8_t *host; uint8_t *dirty; };
 
 /* A part of a chain, checked to be RAM; `flags` is VIRTQ_DESC_F_WRITE or 0. */
-struct kvmpy_segment { uint64_t address; uint8_t *host; uint32_t length; uint32_t flags; };
+struct kvmpy_segment { uint64_t address; uint32_t length; uint32_t flags; uint8_t *host; };
 
 /* A chain: its head, the queue's generation when it was taken, and how many segments and bytes of each kind it has. */
 struct kvmpy_chain {

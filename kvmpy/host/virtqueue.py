@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Part = tuple[int, int]
     RawChain = tuple[int, int, list[Part], list[Part], int, int]
 
-# As struct kvmpy_segment, kvmpy_chain and kvmpy_used lie in memory.
-_SEGMENT = struct.Struct("=QQII")
+# Address and length of a struct kvmpy_segment; all of a kvmpy_chain and a kvmpy_used.
+_SEGMENT = struct.Struct("=QI12x")
 _CHAIN = struct.Struct("=IIIIQQ")
 _USED = struct.Struct("=III")
 
@@ -130,7 +130,7 @@ class Virtqueue:
                 self._chains_bytes[: _CHAIN.size * count]
             ):
                 end = at + _SEGMENT.size * (readable + writable)
-                parts = [(place, length) for place, _, length, _ in _SEGMENT.iter_unpack(self._segments_bytes[at:end])]
+                parts: list[Part] = list(_SEGMENT.iter_unpack(self._segments_bytes[at:end]))
                 taken.append((index, generation, parts[:readable], parts[readable:], read_length, write_length))
                 at = end
             if queue.drained:

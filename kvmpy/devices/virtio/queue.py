@@ -14,7 +14,7 @@ from kvmpy.host.virtqueue import QueueError, Virtqueue
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, ClassVar
+    from typing import ClassVar
 
     from kvmpy.devices.state import Fields
     from kvmpy.memory import GuestMemory
@@ -190,12 +190,6 @@ class Queue:
     def ready(self, ready: bool) -> None:
         self._ready = ready
         self._started = False
-
-    @property
-    def core(self) -> Any:
-        """The struct kvmpy_virtqueue, for the wrappers of C that takes chains by itself; `QueueError` as `pop`."""
-        self._use()
-        return self._core.pointer
 
     @property
     def in_flight(self) -> int:
