@@ -103,6 +103,9 @@ def boot(
     rng: Annotated[
         bool, typer.Option("--rng", help="A virtio entropy device: the guest's random numbers start from the host's.")
     ] = False,
+    virtio: Annotated[
+        Literal["mmio", "pci"], typer.Option("--virtio", help="How the guest reaches its virtio devices.")
+    ] = "mmio",
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="End the machine after this time.")
     ] = None,
@@ -134,6 +137,7 @@ def boot(
         gdb=gdb,
         drives=_parse_drives(drive) if drive else (),
         rng=rng,
+        virtio=virtio,
         timeout=timeout,
         report=report,
         name=name,

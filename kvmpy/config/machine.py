@@ -19,6 +19,8 @@ MSR_POLICIES = ("fault", "zero")
 
 CONSOLES = ("serial", "none")
 
+VIRTIO_TRANSPORTS = ("mmio", "pci")
+
 MIN_MEMORY = MIB
 # Our book-keeping takes a byte for each page of it.
 MAX_MEMORY = TIB
@@ -51,7 +53,8 @@ class MachineConfig:
     host's; `msrs`, one of `MSR_POLICIES`, says what an access to an MSR that KVM does not know gives the guest: a
     fault, or 0; `gdb` is the address at which a stub waits for gdb, as `kvmpy.machine.gdb.address` reads it, or None;
     `script` is the path of a Python file that is run with the machine before it starts, or None; `rng` says whether it
-    has a virtio entropy device; `drives` are its disks, in the order in which the guest finds them.
+    has a virtio entropy device; `drives` are its disks, in the order in which the guest finds them; `virtio`, one of
+    `VIRTIO_TRANSPORTS`, says how the guest reaches its virtio devices.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
@@ -59,7 +62,7 @@ class MachineConfig:
 
     __slots__ = (
         "append", "console", "cpu", "debug_exit", "drives", "firmware", "gdb", "initrd", "kernel", "memory", "msrs",
-        "name", "protocol", "report", "rng", "script", "timeout", "vcpus", "verbose",
+        "name", "protocol", "report", "rng", "script", "timeout", "vcpus", "verbose", "virtio",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +87,7 @@ class MachineConfig:
         script: str | None = None,
         rng: bool = False,
         drives: Iterable[DriveConfig] = (),
+        virtio: str = "mmio",
     ) -> None:
         self.memory = _check_memory(memory)
         if kernel is None and firmware is None:
@@ -112,6 +116,9 @@ class MachineConfig:
         self.script = script
         self.rng = rng
         self.drives = tuple(drives)
+        if virtio not in VIRTIO_TRANSPORTS:
+            raise ConfigError("virtio", f"{virtio!r} is none of {', '.join(VIRTIO_TRANSPORTS)}")
+        self.virtio = virtio
 
     def __repr__(self) -> str:
         return f"MachineConfig({', '.join(f'{key}={getattr(self, key)!r}' for key in self.__slots__)})"

@@ -102,9 +102,9 @@ def _add_virtio(machine: Machine) -> None:
             add_drive(machine, drive)
     if machine.config.rng:
         from kvmpy.devices.virtio.rng import Rng
-        from kvmpy.machine.virtio import add_virtio_mmio
+        from kvmpy.machine.virtio import add_virtio
 
-        add_virtio_mmio(machine, Rng())
+        add_virtio(machine, Rng())
 
 
 def _virtio_words(machine: Machine, kernel: Kernel) -> list[str]:

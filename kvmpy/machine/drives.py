@@ -7,7 +7,7 @@ from select import EPOLLIN
 from kvmpy.backends.disk import Disk
 from kvmpy.config.drive import NONE
 from kvmpy.devices.virtio.block import Block
-from kvmpy.machine.virtio import add_virtio_mmio
+from kvmpy.machine.virtio import add_virtio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def add_drive(machine: Machine, config: DriveConfig) -> Block:
     )
     serial = config.serial or f"kvmpy-drive-{len(machine.drives)}"
     block = Block(disk, queues=config.queues, identity=serial.encode("ascii"))
-    add_virtio_mmio(machine, block)
+    add_virtio(machine, block)
     machine.reactor.add(disk.event_fd, EPOLLIN, lambda _events: block.complete())
     machine.drives.append(block)
     return block

@@ -24,6 +24,7 @@ from kvmpy.x86.layout import ECAM, ECAM_SIZE, PCI_MEMORY32, PCI_MEMORY32_SIZE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.machine.machine import Machine
+    from kvmpy.machine.virtio_pci import MessageRoutes
 
 KEYBOARD_IRQ = 1
 
@@ -31,11 +32,12 @@ KEYBOARD_IRQ = 1
 class Pc:
     """The chips of `machine`, which has memory and a VM without vCPUs.
 
-    `platform` is what ACPI's tables are to tell of them; `gsis` hands out the interrupts that are left; the others are
-    the chips that others than the guest have to do with.
+    `platform` is what ACPI's tables are to tell of them; `gsis` hands out the interrupts that are left; `messages`
+    sends the interrupts of PCI functions, once there are any; the others are the chips that others than the guest have
+    to do with.
     """
 
-    __slots__ = ("events", "generation", "gsis", "pci", "platform", "power")
+    __slots__ = ("events", "generation", "gsis", "messages", "pci", "platform", "power")
 
     def __init__(self, machine: Machine) -> None:
         vm, pio, stack = machine.vm, machine.pio, machine.stack
@@ -64,6 +66,7 @@ class Pc:
         self.events = GenericEventDevice(stack.enter_context(EdgeLine(vm, ged)))
         pio.add(hardware.GED_BASE, hardware.GED_PORTS, self.events, "acpi-ged")
         pio.add(hardware.PVPANIC_BASE, hardware.PVPANIC_PORTS, PvPanic(machine.panicked), "pvpanic")
+        self.messages: MessageRoutes | None = None
         self.pci = PciBus()
         self.pci.add(0, host_bridge())
         pio.add(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, ConfigPorts(self.pci, reset), "pci-config")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from kvmpy.boot import Kernel
     from kvmpy.devices.virtio.device import VirtioDevice
+    from kvmpy.devices.virtio.transport.base import Transport
     from kvmpy.machine.machine import Machine
     from kvmpy.machine.reactor import Reactor
     from kvmpy.x86.acpi.gsi import GsiAllocator
@@ -81,6 +82,18 @@ def _rung(fd: int, kick: Callable[[int], object], index: int, _events: int) -> N
     except BlockingIOError:
         return
     kick(index)
+
+
+def add_virtio(machine: Machine, device: VirtioDevice) -> Transport:
+    """Gives `machine` a virtio device over the transport of its configuration, before its ACPI tables are written.
+
+    Raises `ConfigError` where there is no room for it.
+    """
+    if machine.config.virtio == "mmio":
+        return add_virtio_mmio(machine, device)
+    from kvmpy.machine.virtio_pci import add_virtio_pci
+
+    return add_virtio_pci(machine, device)
 
 
 def add_virtio_mmio(machine: Machine, device: VirtioDevice) -> MmioTransport:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from kvmpy.machine.virtio import VIRTIO_MMIO
+from kvmpy.x86.layout import PCI_MEMORY32
 
 BOOT = (sys.executable, "-m", "kvmpy", "boot")
 LONG_ENOUGH = 400  # Seconds in which the larger kernel boots even where ring 0 is emulated.
@@ -29,19 +30,26 @@ def shell(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("flavour", ["kernel", pytest.param("full_kernel", marks=pytest.mark.full)])
-def test_linux_draws_entropy_without_exits_for_kicks(shell, flavour, request):
-    # By the command line without ACPI, and by its tables with it.
+@pytest.mark.parametrize(
+    ("flavour", "transport", "registers", "notify"),
+    [
+        # By the command line without ACPI, and by its tables with it.
+        ("kernel", "mmio", VIRTIO_MMIO, 0x50),
+        pytest.param("full_kernel", "mmio", VIRTIO_MMIO, 0x50, marks=pytest.mark.full),
+        ("full_kernel", "pci", PCI_MEMORY32, 0x3000),
+    ],
+)
+def test_linux_draws_entropy_without_exits_for_kicks(shell, request, flavour, transport, registers, notify):
     said, report = shell(
         request.getfixturevalue(flavour),
         "cat /sys/class/misc/hw_random/rng_current",
         "head -c 4096 /dev/hwrng > /tmp/a; head -c 4096 /dev/hwrng > /tmp/b",
         "echo drew $(cat /tmp/a /tmp/b | wc -c); cmp -s /tmp/a /tmp/b || echo they differ",
-        options=("--rng",),
+        options=("--rng", "--virtio", transport),
     )
     assert b"\nvirtio_rng.0" in said
     assert b"\ndrew 8192" in said
     assert b"\nthey differ" in said
     # Its registers were exits, its notifications were not.
-    assert hex(VIRTIO_MMIO) in report["mmio"]
-    assert hex(VIRTIO_MMIO + 0x50) not in report["mmio"]
+    assert hex(registers) in report["mmio"]
+    assert hex(registers + notify) not in report["mmio"]

@@ -33,6 +33,7 @@ DEFAULTS = {
     "gdb": None,
     "drive": None,
     "rng": False,
+    "virtio": "mmio",
     "timeout": None,
     "report": None,
     "name": None,
@@ -57,8 +58,9 @@ def test_no_words_give_the_defaults() -> None:
 
 def test_every_option_is_read() -> None:
     words = "vmlinux --firmware f -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64"
-    more = "--console none --debug-exit 0xf4 --script s.py --gdb :1234 --drive a,ro --drive=b --rng --timeout 1.5"
-    assert plain.read(boot, [*words.split(), *more.split(), "--report", "r", "--name", "n", "-v"]) == {
+    more = "--console none --debug-exit 0xf4 --script s.py --gdb :1234 --drive a,ro --drive=b --rng"
+    most = "--virtio pci --timeout 1.5"
+    assert plain.read(boot, [*words.split(), *more.split(), *most.split(), "--report", "r", "--name", "n", "-v"]) == {
         "kernel": "vmlinux",
         "firmware": "f",
         "initrd": "rd",
@@ -74,6 +76,7 @@ def test_every_option_is_read() -> None:
         "gdb": ":1234",
         "drive": ["a,ro", "b"],
         "rng": True,
+        "virtio": "pci",
         "timeout": 1.5,
         "report": "r",
         "name": "n",

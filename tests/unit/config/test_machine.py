@@ -141,3 +141,9 @@ def test_a_kernel_may_be_bytes_but_not_none_of_them() -> None:
         MachineConfig(b"")
     with pytest.raises(ConfigError, match="initrd"):
         MachineConfig(b"x", initrd=bytes(MIB + 1), memory=MIB)
+
+
+def test_virtio_devices_are_reached_over_mmio_or_pci(kernel: str) -> None:
+    assert MachineConfig(kernel).virtio == "mmio"
+    assert MachineConfig(kernel, virtio="pci").virtio == "pci"
+    assert refused(kernel, virtio="isa") == "virtio"
