@@ -13,7 +13,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 
 from kvmpy.cli import plain  # noqa: E402
-from kvmpy.cli.say import RED, say  # noqa: E402
+from kvmpy.cli.say import RED, say, sentence  # noqa: E402
 from kvmpy.errors import KvmpyError  # noqa: E402
 
 TYPE_CHECKING = False
@@ -33,6 +33,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 # What the host refuses when it, or this process, has had enough.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# What a file that we print to says.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def command() -> NoReturn:
@@ -61,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return status
     except KvmpyError as error:
-        say(str(error), RED)
+        say(sentence(error), RED)
         return error.status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -75,6 +77,9 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in EXHAUSTED:
             what = getattr(error, "strerror", None) or "not enough memory"
             say(f"{what}; `ulimit -a` shows what this process may have", RED)
+            return 1
+        if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is None:
+            say(f"standard output cannot be written: {error.strerror}", RED)
             return 1
         say(f"{type(error).__name__}: {error}; this is a mistake in kvmpy, KVMPY_DEBUG=1 shows where", RED)
         return 1

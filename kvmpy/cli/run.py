@@ -6,7 +6,7 @@ import gc
 import os
 import time
 
-from kvmpy.cli.say import RED, YELLOW, printable, say
+from kvmpy.cli.say import RED, YELLOW, printable, say, sentence
 from kvmpy.errors import KvmpyError, StateError
 from kvmpy.host.signals import EndSignals
 from kvmpy.host.terminal import Terminal
@@ -72,7 +72,7 @@ def run(config: MachineConfig) -> int:
         except KvmpyError as error:
             # A script's part of the traceback, for its author.
             details = getattr(error, "details", "")
-            outcome = Outcome(HOST_ERROR, str(error), status=error.status, details=details)
+            outcome = Outcome(HOST_ERROR, sentence(error), status=error.status, details=details)
         finally:
             building = False
     if config.report is not None:
@@ -111,7 +111,7 @@ def _say_machine(machine: Machine) -> None:
     if config.initrd is not None:
         parts.append(f"initrd {config.initrd!r}")
     parts.append(f"{config.memory >> 20} MiB")
-    parts.append(f"{config.vcpus} CPU")
+    parts.append(f"{config.vcpus} CPU{'s' if config.vcpus > 1 else ''}")
     if profile is not None:
         parts.append(f"host {profile.kind}")
     say(", ".join(parts))

@@ -5,8 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+from kvmpy.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvmpy.errors import KvmpyError
+
 RED = "31"
 YELLOW = "33"
+
+# What `MachineConfig` calls otherwise than the command line does.
+_OPTIONS = {"vcpus": "cpus", "debug_exit": "debug-exit"}
 
 
 def say(message: str, colour: str = "") -> None:
@@ -23,6 +32,13 @@ def say(message: str, colour: str = "") -> None:
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass
+
+
+def sentence(error: KvmpyError) -> str:
+    """What `error` says, with an option by its name on the command line."""
+    if isinstance(error, ConfigError) and error.path in _OPTIONS:
+        return _OPTIONS[error.path] + str(error).removeprefix(error.path)
+    return str(error)
 
 
 def printable(text: str) -> str:

@@ -98,8 +98,9 @@ def test_boot_does_not_import_other_verbs(tmp_path: Path) -> None:
     [
         (["-m", "0.5M"], "memory"),
         (["-m", "lots"], "memory"),
-        (["--cpus", "0"], "vcpus"),
-        (["--debug-exit", "0x10000"], "debug_exit"),
+        (["--cpus", "0"], "cpus"),
+        (["--debug-exit", "0x10000"], "debug-exit"),
+        (["--debug-exit", "f4"], "debug-exit"),
         (["--timeout", "0"], "timeout"),
         (["--name", "a/b"], "name"),
         (["-i", "/nowhere"], "initrd"),
@@ -183,6 +184,16 @@ def test_a_reader_that_has_enough_gets_no_complaint() -> None:
     )
     os.close(writer)
     assert (result.returncode, result.stderr) == (command.BROKEN_PIPE, b"")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["doctor", "--json"], ["kernel", "list"], ["boot", "--help"]])
+def test_a_full_disk_behind_the_output_is_no_mistake_of_ours(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "kvmpy", *words], stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"kvmpy: standard output cannot be written: No space left on device\n"
 
 
 def test_an_error_of_a_sub_command_is_one_sentence(tmp_path: Path) -> None:
