@@ -23,16 +23,18 @@ def describe(config: MachineConfig, outcome: Outcome, timeline: Timeline, machin
     ports: dict[int, int] = {}
     mmio: dict[int, int] = {}
     profile = None
+    virtio: list[dict[str, Any]] = []
     if machine is not None:
         for vcpu in machine.vcpus:
             _add(exits, vcpu.stats.exits())
             _add(ports, vcpu.stats.ports)
             _add(mmio, vcpu.stats.mmio)
         profile = machine.profile
+        virtio = [transport.describe() for transport in machine.virtio]
         if machine.tap.first_byte is not None:
             timeline.mark("first_console_byte", machine.tap.first_byte)
     return {
-        "exit": {"status": outcome.status, "reason": outcome.reason},
+        "exit": {"status": outcome.status, "reason": outcome.reason, "message": outcome.message},
         "timeline_ms": timeline.milliseconds(),
         "exits": exits,
         "ports": _by_address(ports),
@@ -45,6 +47,7 @@ def describe(config: MachineConfig, outcome: Outcome, timeline: Timeline, machin
             "ring3_ns": profile.ring3_ns,
             "pio_exit_ns": profile.pio_exit_ns,
         },
+        "virtio": virtio,
         "vcpus": config.vcpus,
         "memory_mib": config.memory // MIB if config.memory % MIB == 0 else config.memory / MIB,
     }

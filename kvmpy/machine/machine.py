@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kvmpy.config.machine import MachineConfig
     from kvmpy.devices.legacy.serial import Serial
     from kvmpy.devices.virtio.block import Block
+    from kvmpy.devices.virtio.transport.base import Transport
     from kvmpy.kvm import Vm
     from kvmpy.machine.gdb.server import GdbServer
     from kvmpy.machine.pc import Pc
@@ -76,6 +77,7 @@ class Machine:
         self.tap = Tap()
         self.vcpus: list[VcpuThread] = []
         self.drives: list[Block] = []
+        self.virtio: list[Transport] = []
         self.output: ConsoleOutput | None = None
         self.input: ConsoleInput | None = None
         # The builder sets these, once each.

@@ -89,11 +89,15 @@ def add_virtio(machine: Machine, device: VirtioDevice) -> Transport:
 
     Raises `ConfigError` where there is no room for it.
     """
+    transport: Transport
     if machine.config.virtio == "mmio":
-        return add_virtio_mmio(machine, device)
-    from kvmpy.machine.virtio_pci import add_virtio_pci
+        transport = add_virtio_mmio(machine, device)
+    else:
+        from kvmpy.machine.virtio_pci import add_virtio_pci
 
-    return add_virtio_pci(machine, device)
+        transport = add_virtio_pci(machine, device)
+    machine.virtio.append(transport)
+    return transport
 
 
 def add_virtio_mmio(machine: Machine, device: VirtioDevice) -> MmioTransport:

@@ -53,3 +53,6 @@ def test_linux_draws_entropy_without_exits_for_kicks(shell, request, flavour, tr
     # Its registers were exits, its notifications were not.
     assert hex(registers) in report["mmio"]
     assert hex(registers + notify) not in report["mmio"]
+    (rng,) = report["virtio"]
+    assert rng["bytes"] >= 8192
+    assert 0 < rng["interrupts"] <= rng["kicks"] <= rng["requests"] == rng["queues"][0]["pushed"]

@@ -256,9 +256,9 @@ def test_the_report_has_the_end_the_times_and_the_exits(kernel: Kernel, tmp_path
     boot(kernel(say('"hello"')), "--report", str(path))
     report = json.loads(path.read_text())
     assert set(report) == {
-        "exit", "timeline_ms", "exits", "ports", "mmio", "host_profile", "vcpus", "memory_mib",
+        "exit", "timeline_ms", "exits", "ports", "mmio", "host_profile", "virtio", "vcpus", "memory_mib",
     }  # fmt: skip
-    assert report["exit"] == {"status": 0, "reason": "reset"}
+    assert report["exit"] == {"status": 0, "reason": "reset", "message": ""}
     assert (report["ports"], report["mmio"]) == ({"0x64": 1, "0x3f8": 5}, {})
     assert report["exits"]["io"] == 6
     assert (report["vcpus"], report["memory_mib"]) == (1, 32)
@@ -275,7 +275,8 @@ def test_the_report_of_a_kernel_that_is_none_says_host_error(tmp_path: Path) -> 
     assert result.returncode == 1
     assert result.stderr.count(b"\n") == 1
     report = json.loads((tmp_path / "report").read_text())
-    assert report["exit"] == {"status": 1, "reason": "host-error"}
+    assert (report["exit"]["status"], report["exit"]["reason"]) == (1, "host-error")
+    assert f"kvmpy: {report['exit']['message']}\n".encode() == result.stderr
     assert report["timeline_ms"]["first_run"] is None
     assert report["exits"] == {}
 
@@ -337,5 +338,5 @@ def test_the_terminal_comes_back_after_a_signal(session: Callable[[str], Session
 
 def test_the_terminal_comes_back_after_a_crash_before_anything_is_said(session: Callable[[str], Session]) -> None:
     one = session(say('"x"', end="ud2"))
-    one.expect(b"kvmpy:")
+    one.expect(b"x\r\n\x1b[31mkvmpy:")
     assert one.end() == 3

@@ -73,6 +73,11 @@ class Transport:
         self._generation = 0
         device.connect(self)
 
+    def describe(self) -> dict[str, object]:
+        """The device's name, what it counted, why it last needed a reset, and what each queue counted; for reports."""
+        queues = [{name: getattr(queue.stats, name) for name in queue.stats.__slots__} for queue in self.queues]
+        return {"device": self.device.NAME, **self.device.stats.to_dict(), "reason": self.reason, "queues": queues}
+
     # What the device calls (`Driver`).
 
     def notify(self, index: int) -> None:

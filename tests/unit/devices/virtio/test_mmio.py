@@ -404,6 +404,15 @@ def test_a_device_that_was_reset_meanwhile_is_not_broken(guest, device):
     assert guest.get(mmio.STATUS) == 0
 
 
+def test_a_report_has_its_counts_and_why_it_broke(guest, device, transport):
+    guest.go_live()
+    guest.put(mmio.QUEUE_NOTIFY, 0)
+    device.broken("it is")
+    told = transport.describe()
+    assert (told["device"], told["kicks"], told["breaks"], told["reason"]) == ("virtio", 1, 1, "it is")
+    assert [queue["popped"] for queue in told["queues"]] == [0, 0, 0]
+
+
 class Hostile(RuleBasedStateMachine):
     """A driver that writes whatever it likes, and often what makes sense."""
 
