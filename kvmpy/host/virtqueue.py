@@ -83,16 +83,16 @@ class Virtqueue:
         "_regions",
         "_segments",
         "_segments_bytes",
+        "_table",
         "_used",
         "_used_bytes",
         "pointer",
     )
 
     def __init__(self, regions: Sequence[Region], max_size: int) -> None:
-        self._regions = RegionTable(regions)
+        self._regions = regions
+        self._table: RegionTable | None = None
         self.pointer: Any = ffi.new("struct kvmpy_virtqueue *")
-        self.pointer.regions = self._regions.pointer
-        self.pointer.region_count = self._regions.count
         self.pointer.chain_limit = max_size
         self._chains = ffi.new("struct kvmpy_chain[]", min(max_size, _BATCH))
         self._segments = ffi.new("struct kvmpy_segment[]", max(max_size, _SEGMENTS))
@@ -103,12 +103,16 @@ class Virtqueue:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the beginning; chains that were taken before are no longer this queue's."""
+        """Back to the beginning: chains that were taken before are no longer this queue's, and guest RAM is let go."""
         lib.kvmpy_virtqueue_reset(self.pointer)
+        self.pointer.regions, self.pointer.region_count = ffi.NULL, 0
+        self._table = None
 
     def start(self, size: int, descriptors: int, driver: int, device: int, event_idx: bool, indirect: bool) -> None:
-        """Takes what was negotiated and finds the rings at these guest addresses."""
+        """Takes what was negotiated and finds the rings at these guest addresses; holds guest RAM until `reset`."""
         queue = self.pointer
+        self._table = RegionTable(self._regions)
+        queue.regions, queue.region_count = self._table.pointer, self._table.count
         queue.size = size
         queue.descriptors, queue.driver, queue.device = descriptors, driver, device
         queue.event_idx, queue.indirect = event_idx, indirect

@@ -171,7 +171,10 @@ class Queue:
         self.reset()
 
     def reset(self) -> None:
-        """Back to how a device begins (2.6.1): not ready, and what is still in flight is dropped when it is pushed."""
+        """Back to how a device begins (2.6.1): not ready, and what is still in flight is dropped when it is pushed.
+
+        A queue that was used keeps guest RAM mapped until then, so it is also how one is closed.
+        """
         self.size = self.max_size
         self.ready = False
         self.descriptors = 0

@@ -287,6 +287,16 @@ def test_a_reset_queue_begins_anew(memory, pair):
     assert len(fresh.reap()) == 1
 
 
+def test_guest_memory_is_held_while_the_queue_is_used_and_not_after_a_reset(pair, memory):
+    driver, queue = pair
+    use_one(driver, queue)
+    memory.close()
+    assert not memory.regions[0].buffer.closed
+    queue.reset()
+    memory.regions[0].buffer.close()
+    assert memory.regions[0].buffer.closed
+
+
 def test_a_chain_from_before_a_reset_is_dropped(memory, pair):
     driver, queue = pair
     driver.add([(BUFFER, 1)])
