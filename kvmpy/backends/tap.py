@@ -42,6 +42,11 @@ class Tap:
             self._sink(data)
 
     @property
+    def in_line(self) -> bool:
+        """Whether a line has begun and not ended; False once a panic was heard."""
+        return bool(self._line)
+
+    @property
     def panic(self) -> str | None:
         """The first line in which a Linux kernel said that it panicked, from that word on; None without one.
 

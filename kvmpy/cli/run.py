@@ -69,6 +69,8 @@ def run(config: MachineConfig) -> int:
                 gc.enable()
                 with terminal:
                     outcome = _run(machine)
+                if config.console == "serial" and machine.tap.in_line and _is_terminal(STDOUT):
+                    os.write(STDOUT, b"\n")  # What comes next, ours or the shell's, has a line of its own.
         except KvmpyError as error:
             # A script's part of the traceback, for its author.
             details = getattr(error, "details", "")
@@ -101,6 +103,13 @@ def _if_open(fd: int) -> int | None:
     except OSError:
         return None
     return fd
+
+
+def _is_terminal(fd: int) -> bool:
+    try:
+        return os.isatty(fd)
+    except OSError:
+        return False
 
 
 def _say_machine(machine: Machine) -> None:

@@ -28,7 +28,7 @@ def test_nothing_of_what_a_guest_prints_is_lost(kvmpy_boot, kernel, initrd, tmp_
     assert done.returncode == 0, done.stderr
     assert on_console(pattern(size) + b"and that was all\n") in done.stdout
     facts = json.loads(report.read_text())
-    assert facts["exit"] == {"status": 0, "reason": "reset"}
+    assert facts["exit"] == {"status": 0, "reason": "reset", "message": ""}
     assert facts["exits"]["io"] > size
     assert facts["ports"]["0x3f8"] > size
     assert facts["vcpus"] == 1
@@ -46,7 +46,9 @@ def test_a_panic_ends_with_3_though_its_console_is_not_shown(kvmpy_boot, kernel_
     done = kvmpy_boot(image, *words)
     assert (done.returncode, done.stdout) == (3, b"")
     assert b"Kernel panic - not syncing: Attempted to kill init!" in done.stderr
-    assert json.loads(report.read_text())["exit"] == {"status": 3, "reason": "panic"}
+    end = json.loads(report.read_text())["exit"]
+    assert (end["status"], end["reason"]) == (3, "panic")
+    assert "Attempted to kill init!" in end["message"]
 
 
 def test_a_guest_that_takes_too_long_ends_with_124(kvmpy_boot, kernel, initrd):

@@ -32,7 +32,7 @@ def shell(full_kernel, tmp_path):
 def test_linux_has_all_its_processors_and_poweroff_ends_it(shell, cpus):
     done, report = shell("echo $(nproc) processors", "poweroff -f", options=("-c", str(cpus)))
     assert f"{cpus} processors".encode() in done.stdout, done.stderr
-    assert report["exit"] == {"status": 0, "reason": "shutdown"}
+    assert report["exit"] == {"status": 0, "reason": "shutdown", "message": ""}
     assert done.returncode == 0
     assert report["vcpus"] == cpus
 
@@ -41,7 +41,7 @@ def test_one_processor_and_reboot_ends_it_too(shell):
     done, report = shell("echo $(nproc) processor; cat /sys/bus/acpi/devices/LNXSYSTM:00/path", "reboot -f")
     assert b"1 processor" in done.stdout, done.stderr
     assert b"\\" in done.stdout
-    assert report["exit"] == {"status": 0, "reason": "reset"}
+    assert report["exit"] == {"status": 0, "reason": "reset", "message": ""}
 
 
 def test_a_panic_is_told_by_pvpanic(kvmpy_boot, full_kernel, initrd):

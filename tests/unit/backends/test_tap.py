@@ -60,3 +60,14 @@ def test_what_is_kept_is_bounded(pieces: list[bytes]) -> None:
     for piece in pieces:
         tap.write(piece)
         assert len(tap._line) <= 2 * LINE_LIMIT + len(PANIC)
+
+
+def test_a_line_that_has_begun_is_in_line_until_it_ends() -> None:
+    tap = Tap()
+    assert not tap.in_line
+    tap.write(b"one\n/ # ")
+    assert tap.in_line
+    tap.write(b"x" * 3000)
+    assert tap.in_line
+    tap.write(b"\n")
+    assert not tap.in_line
