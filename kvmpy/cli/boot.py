@@ -103,6 +103,9 @@ def boot(
     rng: Annotated[
         bool, typer.Option("--rng", help="A virtio entropy device: the guest's random numbers start from the host's.")
     ] = False,
+    balloon: Annotated[
+        bool, typer.Option("--balloon", help="A virtio balloon: what the guest frees goes back to the host.")
+    ] = False,
     virtio: Annotated[
         Literal["mmio", "pci"], typer.Option("--virtio", help="How the guest reaches its virtio devices.")
     ] = "mmio",
@@ -138,6 +141,7 @@ def boot(
         drives=_parse_drives(drive) if drive else (),
         rng=rng,
         virtio=virtio,
+        balloon=balloon,
         timeout=timeout,
         report=report,
         name=name,

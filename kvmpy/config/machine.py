@@ -54,15 +54,15 @@ class MachineConfig:
     fault, or 0; `gdb` is the address at which a stub waits for gdb, as `kvmpy.machine.gdb.address` reads it, or None;
     `script` is the path of a Python file that is run with the machine before it starts, or None; `rng` says whether it
     has a virtio entropy device; `drives` are its disks, in the order in which the guest finds them; `virtio`, one of
-    `VIRTIO_TRANSPORTS`, says how the guest reaches its virtio devices.
+    `VIRTIO_TRANSPORTS`, says how the guest reaches its virtio devices; `balloon` says whether it has a virtio balloon.
 
     Raises a `ConfigError` that names the attribute for a value that no machine can have, or a file that is not
     there.  Files are looked at and not opened: who loads them checks what is in them.
     """
 
     __slots__ = (
-        "append", "console", "cpu", "debug_exit", "drives", "firmware", "gdb", "initrd", "kernel", "memory", "msrs",
-        "name", "protocol", "report", "rng", "script", "timeout", "vcpus", "verbose", "virtio",
+        "append", "balloon", "console", "cpu", "debug_exit", "drives", "firmware", "gdb", "initrd", "kernel", "memory",
+        "msrs", "name", "protocol", "report", "rng", "script", "timeout", "vcpus", "verbose", "virtio",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,7 @@ class MachineConfig:
         rng: bool = False,
         drives: Iterable[DriveConfig] = (),
         virtio: str = "mmio",
+        balloon: bool = False,
     ) -> None:
         self.memory = _check_memory(memory)
         if kernel is None and firmware is None:
@@ -119,6 +120,7 @@ class MachineConfig:
         if virtio not in VIRTIO_TRANSPORTS:
             raise ConfigError("virtio", f"{virtio!r} is none of {', '.join(VIRTIO_TRANSPORTS)}")
         self.virtio = virtio
+        self.balloon = balloon
 
     def __repr__(self) -> str:
         return f"MachineConfig({', '.join(f'{key}={getattr(self, key)!r}' for key in self.__slots__)})"

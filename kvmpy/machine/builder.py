@@ -105,6 +105,10 @@ def _add_virtio(machine: Machine) -> None:
         from kvmpy.machine.virtio import add_virtio
 
         add_virtio(machine, Rng())
+    if machine.config.balloon:
+        from kvmpy.machine.balloon import add_balloon
+
+        machine.balloon = add_balloon(machine)
 
 
 def _virtio_words(machine: Machine, kernel: Kernel) -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kvmpy.boot.entry import Entry
     from kvmpy.config.machine import MachineConfig
     from kvmpy.devices.legacy.serial import Serial
+    from kvmpy.devices.virtio.balloon import Balloon
     from kvmpy.devices.virtio.block import Block
     from kvmpy.devices.virtio.transport.base import Transport
     from kvmpy.kvm import Vm
@@ -78,6 +79,7 @@ class Machine:
         self.vcpus: list[VcpuThread] = []
         self.drives: list[Block] = []
         self.virtio: list[Transport] = []
+        self.balloon: Balloon | None = None
         self.output: ConsoleOutput | None = None
         self.input: ConsoleInput | None = None
         # The builder sets these, once each.

@@ -15,6 +15,17 @@ BOOT = (sys.executable, "-m", "kvmpy", "boot")
 LONG_ENOUGH = 400  # Seconds in which the larger kernel boots even where ring 0 is emulated.
 
 
+# Wants 4 MiB of the guest's memory, and ends the machine when the guest says that they are in the balloon.
+BALLOON_SCRIPT = f"""
+machine.balloon.target = 4 << 20
+
+@on_mmio({VIRTIO_MMIO + 0x104})
+def actual(access):
+    if access.is_write and access.value == 1024:
+        machine.stop()
+"""
+
+
 @pytest.fixture
 def shell(tmp_path):
     """Boots `kernel` to a shell, types these commands; what it said, and its report."""
@@ -28,6 +39,16 @@ def shell(tmp_path):
         return done.stdout, json.loads(report.read_text())
 
     return run
+
+
+def test_a_balloon_takes_what_a_script_wants_and_tells_of_it(shell, kernel, tmp_path):
+    script = tmp_path / "balloon.py"
+    script.write_text(BALLOON_SCRIPT)
+    _, report = shell(kernel, "while true; do :; done", options=("--balloon", "--script", str(script)))
+    assert report["exit"]["reason"] == "user"
+    (balloon,) = report["virtio"]
+    assert balloon["bytes"] >= 4 << 20
+    assert (balloon["errors"], balloon["breaks"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ DEFAULTS = {
     "gdb": None,
     "drive": None,
     "rng": False,
+    "balloon": False,
     "virtio": "mmio",
     "timeout": None,
     "report": None,
@@ -59,7 +60,7 @@ def test_no_words_give_the_defaults() -> None:
 def test_every_option_is_read() -> None:
     words = "vmlinux --firmware f -i rd --append=quiet -m 512M -c 2 --cpu host,-avx --msrs zero --protocol flat64"
     more = "--console none --debug-exit 0xf4 --script s.py --gdb :1234 --drive a,ro --drive=b --rng"
-    most = "--virtio pci --timeout 1.5"
+    most = "--balloon --virtio pci --timeout 1.5"
     assert plain.read(boot, [*words.split(), *more.split(), *most.split(), "--report", "r", "--name", "n", "-v"]) == {
         "kernel": "vmlinux",
         "firmware": "f",
@@ -76,6 +77,7 @@ def test_every_option_is_read() -> None:
         "gdb": ":1234",
         "drive": ["a,ro", "b"],
         "rng": True,
+        "balloon": True,
         "virtio": "pci",
         "timeout": 1.5,
         "report": "r",
