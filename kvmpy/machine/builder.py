@@ -16,6 +16,7 @@ from kvmpy.boot import load, recognise
 from kvmpy.devices.legacy.debug import DEBUG_CONSOLE_PORT, DEBUG_EXIT_PORTS, DebugConsole, DebugExit, exit_status
 from kvmpy.devices.legacy.serial import Serial
 from kvmpy.devices.legacy.serial_registers import SERIAL_PORTS
+from kvmpy.errors import HostError, KvmpyError
 from kvmpy.irq import EdgeLine, OpenLine
 from kvmpy.kvm import System
 from kvmpy.machine.exits import ExitContext
@@ -49,7 +50,17 @@ def build(
     Its serial console reads from `input_fd` and writes to `output_fd`, which stay the caller's; without them it
     hears nothing, and what it says is only looked at.  Raises `KvmpyError`, with everything undone.
     """
-    machine = Machine(config, timeline or Timeline())
+    try:
+        return _build(config, input_fd, output_fd, timeline or Timeline())
+    except OSError as error:
+        if isinstance(error, KvmpyError):
+            raise
+        # The host's limits, on open files above all, show wherever a part is made.
+        raise HostError("making the machine's parts", error.errno or 0) from error
+
+
+def _build(config: MachineConfig, input_fd: int | None, output_fd: int | None, timeline: Timeline) -> Machine:
+    machine = Machine(config, timeline)
     try:
         kernel = None if config.kernel is None else recognise(config.kernel, config.protocol)
         with System() as system:

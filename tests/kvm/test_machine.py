@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import threading
 
 import pytest
@@ -395,3 +396,20 @@ def test_whoever_waits_for_a_vcpu_that_ends_is_told(guest):
             waiter.join(SOON)
         assert not any(waiter.is_alive() for waiter in waiters)
         machine.close()
+
+
+def test_a_host_that_is_out_of_files_is_one_sentence_and_leaves_nothing(tmp_path):
+    path = tmp_path / "guest.bin"
+    path.write_bytes(b"\xf4")
+    open_now = len(os.listdir("/proc/self/fd"))
+    first_free = os.dup(1)
+    os.close(first_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for more in range(5):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + more, hard))
+        try:
+            with pytest.raises(KvmpyError, match="Too many open files"):
+                build(MachineConfig(str(path), protocol="flat16", memory=MIB)).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(os.listdir("/proc/self/fd")) == open_now
