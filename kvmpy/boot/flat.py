@@ -25,15 +25,16 @@ _OURS = {REAL: (), PROTECTED: (_GDT,), LONG: (_GDT, _TABLES)}
 
 def parse_protocol(text: str) -> tuple[str, int]:
     """The mode's name and the address in `flat16`, `flat32` or `flat64`, each with `@ADDRESS` after it or without."""
-    name, _, address = text.partition("@")
+    name, at, address = text.partition("@")
     try:
-        where = int(address, 0) if address else DEFAULT_ADDRESS[name]
+        where = int(address, 0) if at else DEFAULT_ADDRESS[name]
         if name not in MODE or where < 0 or len(address) > 20:
             raise ValueError
     except (ValueError, KeyError):
-        raise ConfigError("protocol", f"{text!r} is none of {', '.join(MODE)}, as in flat32@0x200000") from None
+        names = ", ".join(MODE)
+        raise ConfigError("protocol", f"{text!r:.100} is not one of {names}, alone or as in flat32@0x200000") from None
     if name == "flat16" and where >= MIB:
-        raise ConfigError("protocol", f"real mode reaches up to {MIB:#x}, and not {where:#x}")
+        raise ConfigError("protocol", f"real mode reaches only what lies below {MIB:#x}, not {where:#x}")
     return name, where
 
 

@@ -98,7 +98,10 @@ def _examine(image: memoryview) -> tuple[str, bool]:
     if find_header(image) is not None:
         return MULTIBOOT, False
     if not is_elf(image):
-        raise ImageError(f"it is neither a bzImage nor an ELF file; it looks like {looks_like(image)}")
+        raise ImageError(
+            f"it is neither a bzImage nor an ELF file; it looks like {looks_like(image)}; "
+            "for a flat binary name the protocol flat16, flat32 or flat64"
+        )
     file = Elf(image)
     if _has_linux_note(file):
         return LINUX, True

@@ -48,7 +48,7 @@ def parse_address(text: str, *, name: str = "gdb") -> GdbAddress:
     if colon and kind == "tcp":
         return _tcp(rest, text, name)
     _, colon, port = text.rpartition(":")
-    if colon and "/" not in text and _is_number(port):
+    if colon and "/" not in text and (_is_number(port) or text.startswith(":")):
         return _tcp(text, text, name)
     if _is_number(text):
         raise ConfigError(name, f"{text[:20]!r} is no address; for a port write :{text[:20]}")

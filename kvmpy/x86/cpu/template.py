@@ -212,7 +212,7 @@ def _items(parent: dict[str, Any], path: str, key: str) -> list[tuple[str, Any]]
 def _object(item: Any, path: str, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """`item`, where it is an object that has all keys of `needed` and no unknown ones."""
     if not isinstance(item, dict):
-        raise ConfigError(path, "not an object")
+        raise ConfigError(path, "a JSON object, { }, belongs here")
     for key in item:
         if key not in needed and key not in optional:
             raise ConfigError(path, f"{key!r:.100} is none of {', '.join(needed + optional)}")

@@ -33,7 +33,7 @@ def test_where_and_how(memory, protocol, mode, address):
     assert entry.description == f"flat binary, {protocol[4:6]}-bit, at {address:#x}"
 
 
-@pytest.mark.parametrize("protocol", ["flat16@-1", "flat32@x", "flat64@2M", "flat32@" + "1" * 5000])
+@pytest.mark.parametrize("protocol", ["flat16@-1", "flat32@", "flat32@x", "flat64@2M", "flat32@" + "1" * 5000])
 def test_addresses_that_are_none(memory, protocol):
     with pytest.raises(ConfigError, match="protocol"):
         load(memory, b"code", protocol=protocol)
