@@ -128,7 +128,7 @@ class Machine:
             raise StateError("the machine was not started; nothing would ever end it")
         deadline = None if timeout is None else self.monotonic() + timeout
         if not self._ended.wait(timeout):
-            self.end(Outcome(TIMEOUT, f"the guest was still running after {timeout:g} second{'' if timeout == 1 else 's'}"))
+            self.end(Outcome(TIMEOUT, f"the guest was still running after {timeout:g} s"))
         for vcpu in self.vcpus:
             vcpu.join()
         assert self.outcome is not None

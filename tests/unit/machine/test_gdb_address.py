@@ -54,7 +54,9 @@ def test_names_are_not_looked_up(text):
         parse_address(text)
 
 
-@pytest.mark.parametrize("text", [":65536", ":abc", ":-1", ":", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:-1", "tcp:1234"])
+@pytest.mark.parametrize(
+    "text", [":65536", ":abc", ":-1", ":", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:-1", "tcp:1234"]
+)
 def test_a_port_is_a_number_up_to_65535(text):
     with pytest.raises(ConfigError, match="port"):
         parse_address(text)
