@@ -25,6 +25,8 @@ O_CLOEXEC = 0o2000000
 EEXIST = 17
 S_IFCHR = 0o020000
 
+ACPI_FOLDER = "/sys/firmware/acpi"
+
 GREETING = "kvmpy: a shell on the console; `exit` ends the machine\n"
 
 # A link each costs the guest's kernel thousands of instructions, so the list is what a shell user reaches for.
@@ -75,9 +77,15 @@ def read_busybox(path: str) -> bytes:
 def shell_init(*, greeting: str = GREETING, modules: Iterable[str] = (), shell: str = "/bin/sh") -> bytes:
     """An init that loads `modules` (paths, in that order), mounts /proc, /sys and /dev, prints `greeting`, runs
     `shell` with job control on the console until it ends, and restarts the machine.
+
+    `reboot` in the shell does so too; `poweroff` and `halt` switch the machine off where ACPI can, for Linux without
+    would halt, and its machine go on for ever.
     """
     program = static_init.Program()
     program.load_environment("r15")
+    # What busybox's commands tell an init: reboot, halt, poweroff.
+    for signal, label in ((static_init.SIGTERM, "end"), (static_init.SIGUSR1, "off"), (static_init.SIGUSR2, "off")):
+        program.catch(signal, label)
     for module in modules:
         _load_module(program, module)
     empty = program.text("")
@@ -100,6 +108,12 @@ def shell_init(*, greeting: str = GREETING, modules: Iterable[str] = (), shell: 
     program.jump("end", "negative")
     program.subtract("rax", "r12")
     program.jump("wait", "nonzero")
+    program.jump("end")
+    program.label("off")
+    program.call(static_init.OPEN, program.text(ACPI_FOLDER), O_CLOEXEC)
+    program.test("rax")
+    program.jump("end", "negative")
+    program.reboot(static_init.LINUX_REBOOT_CMD_POWER_OFF)
     program.label("end")
     program.reboot()
     program.call(static_init.EXIT, 1)

@@ -15,6 +15,7 @@ READ = 0
 WRITE = 1
 OPEN = 2
 CLOSE = 3
+RT_SIGACTION = 13
 IOCTL = 16
 DUP2 = 33
 PAUSE = 34
@@ -30,6 +31,11 @@ MOUNT = 165
 SYNC = 162
 REBOOT = 169
 FINIT_MODULE = 313
+
+SIGUSR1 = 10
+SIGUSR2 = 12
+SIGTERM = 15
+SA_RESTORER = 0x04000000  # x86-64 takes no handler without one.
 
 LINUX_REBOOT_MAGIC1 = 0xFEE1DEAD
 LINUX_REBOOT_MAGIC2 = 672274793
@@ -58,6 +64,7 @@ class Program:
         self._data = bytearray()
         self._labels: dict[str, int] = {}
         self._jumps: list[tuple[int, str]] = []
+        self._addresses: list[tuple[int, str]] = []
 
     def data(self, content: bytes) -> int:
         """Puts `content` into the data segment, aligned to 8 bytes, and returns its address."""
@@ -128,6 +135,12 @@ class Program:
         self._code += bytes(4)
         self._jumps.append((len(self._code), label))
 
+    def catch(self, signal: int, label: str) -> None:
+        """Goes to `label` when `signal` comes; there is no way back from there."""
+        action = self.data(struct.pack("<4Q", 0, SA_RESTORER, 0, 0))  # sa_handler, sa_flags, sa_restorer, sa_mask
+        self._addresses += [(action - DATA_ADDRESS, label), (action - DATA_ADDRESS + 16, label)]
+        self.call(RT_SIGACTION, signal, action, 0, 8)
+
     def invalid(self) -> None:
         """An instruction that no CPU has: the kernel kills the program with SIGILL."""
         self._code += b"\x0f\x0b"
@@ -163,12 +176,15 @@ class Program:
         for at, label in self._jumps:
             struct.pack_into("<i", code, at - 4, self._labels[label] - at)
         entry = CODE_ADDRESS + _ELF_HEADERS
+        data = bytearray(self._data)
+        for at, label in self._addresses:
+            struct.pack_into("<Q", data, at, entry + self._labels[label])
         data_offset = (_ELF_HEADERS + len(code) + 4095) & ~4095
         header = b"\x7fELF\x02\x01\x01" + bytes(9)
         header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0)
         code_size = _ELF_HEADERS + len(code)
-        data_size = len(self._data)
+        data_size = len(data)
         segments = struct.pack("<IIQQQQQQ", 1, 5, 0, CODE_ADDRESS, CODE_ADDRESS, code_size, code_size, 4096)
         segments += struct.pack("<IIQQQQQQ", 1, 6, data_offset, DATA_ADDRESS, DATA_ADDRESS, data_size, data_size, 4096)
         image = header + segments + bytes(code)
-        return image + bytes(data_offset - len(image)) + bytes(self._data)
+        return image + bytes(data_offset - len(image)) + bytes(data)

@@ -49,3 +49,9 @@ def test_a_panic_is_told_by_pvpanic(kvmpy_boot, full_kernel, initrd):
     done = kvmpy_boot(full_kernel, "-i", initrd(init_panic()), "-m", "128M", "-a", "panic=0")
     assert done.returncode == 3
     assert b"Kernel panic - not syncing: Attempted to kill init!" in done.stderr
+
+
+def test_poweroff_ends_a_machine_whose_kernel_has_no_acpi(kernel):
+    words = [*BOOT, kernel, "-m", "64M", "--timeout", str(LONG_ENOUGH)]
+    done = subprocess.run(words, input=b"poweroff\n", capture_output=True, timeout=2 * LONG_ENOUGH, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

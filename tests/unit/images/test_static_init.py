@@ -52,6 +52,25 @@ def test_crashes_by_an_invalid_instruction(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (-signal.SIGILL, b"last words")
 
 
+def test_a_signal_is_caught(tmp_path: Path) -> None:
+    program = Program()
+    program.catch(static_init.SIGUSR1, "caught")
+    program.write(b"ready")
+    program.label("again")
+    program.call(static_init.PAUSE)
+    program.jump("again")
+    program.label("caught")
+    program.call(static_init.EXIT, 7)
+    path = tmp_path / "init"
+    path.write_bytes(program.elf())
+    path.chmod(0o755)
+    with subprocess.Popen([path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"ready"
+        process.send_signal(static_init.SIGUSR1)
+        assert process.wait(10) == 7
+
+
 def test_a_line_of_the_pattern_is_64_bytes_and_has_its_number() -> None:
     lines = linux_init.pattern(64 * 1000).splitlines(keepends=True)
     assert {len(line) for line in lines} == {64}
