@@ -1,9 +1,10 @@
-"""`kvmpy boot`: a Linux kernel on this terminal."""
+"""`kvmpy boot`: a machine on this terminal."""
 
 from __future__ import annotations
 
 from kvmpy.cli import images
 from kvmpy.config.machine import MachineConfig, parse_port
+from kvmpy.errors import ConfigError
 from kvmpy.units import parse_size
 
 TYPE_CHECKING = False
@@ -38,7 +39,10 @@ Ctrl-A x ends the machine, Ctrl-A h shows the other keys; all else goes to the g
 def boot(
     kernel: Annotated[
         str | None,
-        typer.Argument(metavar="KERNEL", help="A bzImage or ELF vmlinux; without it, one that kvmpy or the host has."),
+        typer.Argument(
+            metavar="KERNEL",
+            help="Linux, or what --protocol says; without it, a Linux that is here.",
+        ),
     ] = None,
     firmware: Annotated[
         str | None, typer.Option("--firmware", metavar="FILE", help="Start in this firmware, such as SeaBIOS or qboot.")
@@ -78,7 +82,9 @@ def boot(
     ] = "serial",
     debug_exit: Annotated[
         str | None,
-        typer.Option("--debug-exit", metavar="PORT", help="An isa-debug-exit device: a write to this I/O port ends."),
+        typer.Option(
+            "--debug-exit", metavar="PORT", help="An isa-debug-exit device: a write to this I/O port ends the machine."
+        ),
     ] = None,
     script: Annotated[
         str | None,
@@ -118,12 +124,14 @@ def boot(
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name for the machine.")] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say on standard error what is done.")] = False,
 ) -> int:
-    """Boot a Linux kernel; the terminal is its console.
+    """Boot a Linux kernel, a firmware or a bare program; the terminal is its console.
 
     Standard output gets what the guest writes and nothing else, so it can go down a pipe.
     """
+    if kernel is None:
+        _check_without_kernel(firmware, protocol, initrd, append)
     if firmware is None or kernel is not None:
-        kernel, initrd = images.choose(kernel, initrd)
+        kernel, initrd = images.choose(kernel, initrd, full=cpus > 1 or virtio == "pci")
     config = MachineConfig(
         kernel,
         firmware=firmware,
@@ -151,6 +159,13 @@ def boot(
     from kvmpy.cli.run import run
 
     return run(config)
+
+
+def _check_without_kernel(firmware: str | None, protocol: str, initrd: str | None, append: str) -> None:
+    if protocol not in ("auto", "linux"):
+        raise ConfigError("kernel", f"name the file that is to be loaded as {protocol}")
+    if firmware is not None and (initrd is not None or append):
+        raise ConfigError("initrd" if initrd is not None else "append", "it goes with a kernel; name that too")
 
 
 def _parse_drives(texts: list[str]) -> list[DriveConfig]:

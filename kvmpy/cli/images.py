@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from kvmpy.cli.say import YELLOW, say
 from kvmpy.errors import HostError, KvmpyError
 
 # These are `kvmpy.images.initramfs`'s own, which is only imported where an initramfs is to be made.
@@ -12,18 +13,21 @@ _BUSYBOXES = ("/bin/busybox", "/usr/bin/busybox")
 _SOURCES = ("initramfs.py", "static_init.py", "cpio.py")
 
 
-def choose(kernel: str | None, initrd: str | None) -> tuple[str, str | None]:
+def choose(kernel: str | None, initrd: str | None, *, full: bool = False) -> tuple[str, str | None]:
     """`kernel` or the best one that is here, and `initrd` or, for a kernel that nobody named or ours, a shell's.
 
-    Raises `KvmpyError` with what to do where there is no kernel, or no busybox for the shell.
+    `full` asks for a kernel with SMP and PCI, and says so where there is none of ours.  Raises `KvmpyError` with what
+    to do where there is no kernel, or no busybox for the shell.
     """
     from kvmpy.images.cache import NO_KERNEL, find_default_kernel, kernels_folder
 
     named = kernel
     if kernel is None:
-        kernel = find_default_kernel()
+        kernel = find_default_kernel(full=full)
         if kernel is None:
             raise KvmpyError(NO_KERNEL)
+        if full and kernel == os.path.join(kernels_folder(), "base", "vmlinux"):
+            say("the base kernel has neither SMP nor PCI; `kvmpy kernel build full` builds one with both", YELLOW)
     if initrd is None and (named is None or _lies_in(kernel, kernels_folder())):
         initrd = default_initrd(kernel)
     return kernel, initrd

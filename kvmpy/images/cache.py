@@ -27,19 +27,18 @@ def kernels_folder() -> str:
     return os.path.join(cache_folder(), "kernels")
 
 
-def find_default_kernel(boot_folder: str = "/boot") -> str | None:
+def find_default_kernel(boot_folder: str = "/boot", *, full: bool = False) -> str | None:
     """The kernel built last (base before full), else the one fetched, else the newest readable `/boot/vmlinuz-*`.
 
-    None when there is none: `NO_KERNEL` is the sentence to say then.
+    With `full` the base kernel comes last: it has neither SMP nor PCI.  None when there is none: `NO_KERNEL` is the
+    sentence to say then.
     """
     folder = kernels_folder()
-    for flavour in FLAVOURS:
-        path = os.path.join(folder, flavour, "vmlinux")
+    base, *others = (os.path.join(folder, flavour, "vmlinux") for flavour in FLAVOURS)
+    others.append(os.path.join(folder, FETCHED, "vmlinuz"))
+    for path in (*others, base) if full else (base, *others):
         if os.access(path, os.R_OK):
             return path
-    path = os.path.join(folder, FETCHED, "vmlinuz")
-    if os.access(path, os.R_OK):
-        return path
     return _newest(boot_folder)
 
 

@@ -34,7 +34,7 @@ def test_where_to_look_for_a_busybox_is_known_twice_and_agrees() -> None:
 
 
 def test_no_kernel_is_a_sentence_with_the_two_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "find_default_kernel", lambda: None)
+    monkeypatch.setattr(cache, "find_default_kernel", lambda **_: None)
     with pytest.raises(KvmpyError, match=r"kvmpy kernel build.*kvmpy kernel fetch"):
         images.choose(None, None)
 
@@ -46,6 +46,18 @@ def test_a_kernel_of_ours_gets_a_shell() -> None:
     assert initrd is not None
     assert Path(initrd).read_bytes()[:6] == b"070701"
     assert images.choose(kernel, None) == (kernel, initrd)
+
+
+def test_who_needs_more_than_the_base_kernel_has_gets_the_full_one() -> None:
+    base, full = make_kernel(), make_kernel("full/vmlinux")
+    assert images.choose(None, "rd") == (base, "rd")
+    assert images.choose(None, "rd", full=True) == (full, "rd")
+
+
+def test_who_needs_more_than_the_base_kernel_has_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    base = make_kernel()
+    assert images.choose(None, "rd", full=True) == (base, "rd")
+    assert "kvmpy kernel build full" in capsys.readouterr().err
 
 
 def test_an_initrd_that_was_named_is_taken() -> None:

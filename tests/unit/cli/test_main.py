@@ -118,6 +118,21 @@ def test_a_value_that_makes_no_sense_is_one_sentence_and_status_2(
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--protocol", "flat16"], "kernel"),
+        (["--firmware", "bios", "-i", "rd"], "initrd"),
+        (["--firmware", "bios", "-a", "quiet"], "append"),
+    ],
+)
+def test_what_needs_a_kernel_asks_for_one(words: list[str], option: str) -> None:
+    result = kvmpy("boot", *words)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"kvmpy: {option}: ")
+    assert "name" in result.stderr
+
+
 def test_a_kernel_that_is_not_there_is_one_sentence() -> None:
     result = kvmpy("boot", "/nowhere/vmlinux\x1b[31m")
     assert result.returncode == 2
