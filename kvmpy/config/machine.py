@@ -103,7 +103,7 @@ class MachineConfig:
         self.console = console
         self.debug_exit = None if debug_exit is None else _check_range("debug_exit", debug_exit, 0, MAX_PORT)
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:  # Refuses NaN too.
-            raise ConfigError("timeout", f"{timeout} is not a number of seconds above 0")
+            raise ConfigError("timeout", f"{timeout:g} is not above 0 and up to {MAX_TIMEOUT:g}, in seconds")
         self.timeout = timeout
         self.report = None if report is None else _check_output("report", report)
         self.name = None if name is None else _check_name(name)
