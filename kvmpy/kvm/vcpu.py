@@ -112,6 +112,10 @@ class Vcpu(VcpuState):
 
     def kick(self) -> None:
         """Ends the KVM_RUN that is under way in another thread, or the next one, with `KVM_EXIT_INTR`."""
+        # One that is not answered yet counts for this one too.  Real-time signals queue up: a thread that is kicked
+        # faster than it can take them would do nothing else any more.
+        if self._run.immediate_exit:
+            return
         # In C, where other threads run meanwhile, `close` might take the memory away.
         self._run.immediate_exit = 1
         if self._tid:
