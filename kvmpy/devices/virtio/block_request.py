@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import struct
 
+from kvmpy.devices.virtio.queue import parts_within
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvmpy.devices.virtio.queue import Chain
@@ -99,10 +101,10 @@ class Request:
             raise Refused(VIRTIO_BLK_S_IOERR)
         if kind == VIRTIO_BLK_T_IN:
             self.length = chain.writable_length - 1
-            self.parts = _part_of(chain.writable, 0, self.length)
+            self.parts = parts_within(chain.writable, 0, self.length)
         elif kind == VIRTIO_BLK_T_OUT:
             self.length = chain.readable_length - _HEADER.size
-            self.parts = _part_of(chain.readable, _HEADER.size, self.length)
+            self.parts = parts_within(chain.readable, _HEADER.size, self.length)
         elif kind == VIRTIO_BLK_T_DISCARD and features & VIRTIO_BLK_F_DISCARD:
             self.ranges = self._ranges(size, MAX_DISCARD_SECTORS, 0)
         elif kind == VIRTIO_BLK_T_WRITE_ZEROES and features & VIRTIO_BLK_F_WRITE_ZEROES:
@@ -151,19 +153,3 @@ def _check_limits(parts: list[tuple[int, int]], features: int) -> None:
         raise Refused(VIRTIO_BLK_S_IOERR)
     if features & VIRTIO_BLK_F_SIZE_MAX and any(length > SIZE_MAX for _, length in parts):
         raise Refused(VIRTIO_BLK_S_IOERR)
-
-
-def _part_of(parts: list[tuple[int, int]], start: int, length: int) -> list[tuple[int, int]]:
-    """What of `parts` the `length` bytes from `start` on are."""
-    found = []
-    for address, size in parts:
-        if length <= 0:
-            break
-        if start >= size:
-            start -= size
-            continue
-        taken = min(size - start, length)
-        found.append((address + start, taken))
-        length -= taken
-        start = 0
-    return found

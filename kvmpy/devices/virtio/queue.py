@@ -59,20 +59,22 @@ class Chain:
         left = self.readable_length - offset if n is None else min(n, self.readable_length - offset)
         if left > READ_LIMIT:
             raise QueueError(f"the chain has {left} readable bytes, and no request is that long")
-        return b"".join([self._memory.read(address, length) for address, length in _parts(self.readable, offset, left)])
+        return b"".join(
+            [self._memory.read(address, length) for address, length in parts_within(self.readable, offset, left)]
+        )
 
     def write(self, data: bytes | bytearray | memoryview, offset: int = 0) -> int:
         """Copies `data` into the writable bytes from `offset` on; how many of its bytes had room."""
         source = memoryview(data).cast("B")
         done = 0
-        for address, length in _parts(self.writable, offset, len(source)):
+        for address, length in parts_within(self.writable, offset, len(source)):
             self._memory.write(address, source[done : done + length])
             done += length
         return done
 
 
-def _parts(parts: list[tuple[int, int]], offset: int, count: int) -> list[tuple[int, int]]:
-    """What of `parts` the `count` bytes from `offset` on are."""
+def parts_within(parts: list[tuple[int, int]], offset: int, count: int) -> list[tuple[int, int]]:
+    """What of `parts`, each (guest address, length), the `count` bytes from `offset` on are."""
     found = []
     for address, length in parts:
         if count <= 0:
